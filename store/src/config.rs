@@ -1,0 +1,61 @@
+//! How a store is opened.
+
+use std::path::PathBuf;
+use std::time::Duration;
+
+/// PEM material for mutual TLS between servers. Only peers with a certificate of this CA whose subject organisation is
+/// `kontiki:peers` are let in.
+#[derive(Clone, Debug)]
+pub struct PeerTls {
+    pub ca_pem: String,
+    pub cert_pem: String,
+    pub key_pem: String,
+}
+
+/// What to do when the data directory is empty. A directory with data ignores this.
+#[derive(Clone, Debug)]
+pub enum Start {
+    /// Be the first server of a new cluster.
+    Bootstrap,
+    /// Ask one of these peer addresses (host:port) for admission: learner first, voter when caught up.
+    Join(Vec<String>),
+}
+
+#[derive(Clone, Debug)]
+pub struct Timings {
+    pub heartbeat: Duration,
+    pub election_min: Duration,
+    pub election_max: Duration,
+    /// How long a proposal, barrier or forwarded request waits at most.
+    pub request: Duration,
+}
+
+impl Default for Timings {
+    fn default() -> Timings {
+        Timings {
+            heartbeat: Duration::from_millis(100),
+            election_min: Duration::from_millis(500),
+            election_max: Duration::from_millis(1000),
+            request: Duration::from_secs(5),
+        }
+    }
+}
+
+#[derive(Clone, Debug)]
+pub struct Config {
+    pub data_dir: PathBuf,
+    pub start: Start,
+    /// Where peers are listened for, `host:port`; port 0 is refused.
+    pub peer_listen: String,
+    /// What peers are told to dial, `host:port`.
+    pub peer_advertise: String,
+    /// The API address clients are told of, `host:port`.
+    pub client_advertise: String,
+    pub tls: PeerTls,
+    pub timings: Timings,
+    /// Bytes of one transaction; 2 MiB by default, above the API's object limit.
+    pub max_txn_bytes: usize,
+    /// History is kept for this long, and at most `history_bytes`.
+    pub history: Duration,
+    pub history_bytes: usize,
+}
