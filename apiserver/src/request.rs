@@ -1,0 +1,1 @@
+//! What both fronts turn a call into.
