@@ -2,22 +2,16 @@
 
 use std::path::PathBuf;
 
-/// PEM material of the server and of the cluster's CA.
-#[derive(Clone, Debug, Default)]
-pub struct Tls {
-    /// Verifies client certificates; given to nodes when they register.
-    pub ca_pem: String,
-    /// Signs node certificates.
-    pub ca_key_pem: String,
-    /// The server's own certificate, chain included.
-    pub cert_pem: String,
-    pub key_pem: String,
-}
-
 /// Everything an API server has to be told; [`ServerConfig::default`] holds the cluster's constants.
 #[derive(Clone, Debug)]
 pub struct ServerConfig {
-    pub tls: Tls,
+    /// PEM of the CA that verifies client certificates; given to nodes when they register.
+    pub ca_pem: String,
+    /// PEM of the key that signs node certificates.
+    pub ca_key_pem: String,
+    /// PEM of the server's own certificate, chain included.
+    pub cert_pem: String,
+    pub key_pem: String,
     /// Private key (PKCS#8, EC P-256 or RSA) that signs and verifies service-account tokens; the same on every server.
     pub service_account_key_pem: String,
     /// The `iss` of service-account tokens.
@@ -44,7 +38,10 @@ pub struct ServerConfig {
 impl Default for ServerConfig {
     fn default() -> ServerConfig {
         ServerConfig {
-            tls: Tls::default(),
+            ca_pem: String::new(),
+            ca_key_pem: String::new(),
+            cert_pem: String::new(),
+            key_pem: String::new(),
             service_account_key_pem: String::new(),
             issuer: "https://kubernetes.default.svc.cluster.local".into(),
             advertise_addresses: Vec::new(),
