@@ -163,10 +163,10 @@ async fn servers(layout: &Layout, pki: &Pki) -> Result<Client> {
     let client = admin_client(layout, pki)?;
     let mut started = 0;
     for server in 1..=layout.servers {
-        started += usize::from(start_server(layout, server)?);
-        step.say(&format!("waiting for server {server} of {}", layout.servers));
         // A restart needs all of them for a quorum; only a new server waits for those before it.
         let first_time = !layout.server_dir(server).join("store").exists();
+        started += usize::from(start_server(layout, server)?);
+        step.say(&format!("waiting for server {server} of {}", layout.servers));
         if first_time || server == layout.servers {
             await_members(layout, &client, server).await?;
         }
