@@ -41,10 +41,7 @@ fn crates_depend_only_in_the_agreed_direction() {
             .filter(|name| name.starts_with("kontiki"))
             .cloned()
             .collect();
-        assert!(
-            ours.is_subset(&allowed),
-            "{folder} may depend on {allowed:?}, and depends on {ours:?}"
-        );
+        assert!(ours.is_subset(&allowed), "{folder} may depend on {allowed:?}, and depends on {ours:?}");
     }
 }
 
