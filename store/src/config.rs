@@ -59,3 +59,39 @@ pub struct Config {
     pub history: Duration,
     pub history_bytes: usize,
 }
+
+/// Why a store did not open; the message says the way out.
+#[derive(Debug, thiserror::Error)]
+pub enum OpenError {
+    #[error("{field}: {problem}")]
+    Config { field: &'static str, problem: String },
+    #[error("{field}: the peer certificate material cannot be used: {problem}")]
+    Tls { field: &'static str, problem: String },
+    #[error("cannot listen for peers on {address}: {problem}")]
+    Listen { address: String, problem: String },
+    /// Another process has the directory open.
+    #[error("the data directory {dir} is in use by another process")]
+    InUse { dir: PathBuf },
+    #[error(
+        "the data directory {dir} belongs to cluster {found}, not to {expected}; \
+         point --data-dir elsewhere, or remove the directory to join anew"
+    )]
+    OtherCluster { dir: PathBuf, found: String, expected: String },
+    #[error(
+        "the data directory {dir} was written under another certificate authority; \
+         point --data-dir elsewhere, or remove the directory to join anew"
+    )]
+    OtherAuthority { dir: PathBuf },
+    #[error(
+        "the data directory {dir} is damaged ({problem}) and is not repaired; keep it aside, remove this member \
+         from the cluster (`kontiki cluster leave`), and let the server join again with an empty directory"
+    )]
+    Corrupt { dir: PathBuf, problem: String },
+    #[error("the data directory {dir} cannot be used: {problem}")]
+    Disk { dir: PathBuf, problem: String },
+    /// No server that was asked let this one in.
+    #[error("this server was not admitted to the cluster: {0}")]
+    NotAdmitted(String),
+    #[error("consensus did not start: {0}")]
+    Consensus(String),
+}

@@ -4,9 +4,11 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
+use serde::{Deserialize, Serialize};
 use smol_str::SmolStr;
 
-/// The number of transactions that changed something, cluster-wide. Never goes backwards.
+/// Counts the transactions that changed something, cluster-wide. An empty store is at revision 1, so that the first
+/// write makes revision 2 and 0 is free to mean *none*. Never goes backwards.
 pub type Revision = u64;
 /// Given out by the log; never reused.
 pub type MemberId = u64;
@@ -16,7 +18,7 @@ pub type LeaseId = u64;
 pub type Attributes = Arc<[(SmolStr, SmolStr)]>;
 
 /// A key's value at one revision.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Entry {
     pub key: Bytes,
     pub value: Bytes,
@@ -29,27 +31,34 @@ pub struct Entry {
 }
 
 /// Holds when the key's `mod_revision` is this one; 0 means the key is absent.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Guard {
     pub key: Bytes,
     pub mod_revision: Revision,
 }
 
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Op {
-    Put { key: Bytes, value: Bytes, attributes: Attributes, lease: Option<LeaseId> },
+    Put {
+        key: Bytes,
+        value: Bytes,
+        attributes: Attributes,
+        lease: Option<LeaseId>,
+    },
     /// A delete of nothing changes nothing.
-    Delete { key: Bytes },
+    Delete {
+        key: Bytes,
+    },
 }
 
 /// All guards hold and all operations happen, at one revision, or nothing does.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Txn {
     pub guards: Vec<Guard>,
     pub ops: Vec<Op>,
 }
 
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Outcome {
     /// The revision of the change, or the current one where the transaction changed nothing.
     Committed { revision: Revision },
@@ -118,7 +127,7 @@ pub enum WatchError {
     Stopped,
 }
 
-#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, thiserror::Error)]
 pub enum StoreError {
     /// Nothing was proposed; trying again is safe.
     #[error("the cluster has no leader that can reach a quorum of servers")]
@@ -139,4 +148,19 @@ pub enum StoreError {
     Disk(String),
     #[error("the store has been stopped")]
     Stopped,
+}
+
+impl Txn {
+    /// Bytes of keys, values and attributes: what the limit of a transaction counts.
+    pub fn size(&self) -> usize {
+        let guards: usize = self.guards.iter().map(|guard| guard.key.len() + 8).sum();
+        let ops = self.ops.iter().map(|op| match op {
+            Op::Put { key, value, attributes, .. } => {
+                let attributes: usize = attributes.iter().map(|(name, value)| name.len() + value.len()).sum();
+                key.len() + value.len() + attributes
+            }
+            Op::Delete { key } => key.len(),
+        });
+        guards + ops.sum::<usize>()
+    }
 }
