@@ -6,7 +6,7 @@ use kontiki_proto::Status;
 use kontiki_proto::status::Details;
 
 use super::rbac::Index;
-use super::{Objects, User};
+use super::{Objects, User, node};
 
 /// One question to the authorizer. Empty strings stand for "none".
 #[derive(Clone, Copy, Debug)]
@@ -123,11 +123,18 @@ impl Authorizer {
 
     /// Answers from memory, without waiting.
     pub fn authorize(&self, access: &Access<'_>) -> Decision {
-        let _ = &self.objects;
         if access.user.is_in(super::MASTERS) {
             return Decision::Allow;
         }
-        Decision::Deny { reason: String::new() }
+        let node = match access.user.node() {
+            None => Err(String::new()),
+            Some(node) => node::authorize(&*self.objects, node, access),
+        };
+        match (node, self.index.authorize(access)) {
+            (Ok(()), _) => Decision::Allow,
+            (Err(reason), Decision::Deny { .. }) => Decision::Deny { reason },
+            (Err(_), allow) => allow,
+        }
     }
 
     /// `Ok`, or the 403.
