@@ -56,6 +56,11 @@ impl Verbs {
         Verbs(self.0 & !other.0)
     }
 
+    /// The verb of this name; no verb at all for a name that is none.
+    pub fn named(name: &str) -> Verbs {
+        Self::NAMES.into_iter().find(|(n, _)| *n == name).map_or(Verbs::NONE, |(_, verb)| verb)
+    }
+
     /// The names in discovery's order, which is alphabetical.
     pub fn names(self) -> impl Iterator<Item = &'static str> {
         Self::NAMES.into_iter().filter(move |(_, verb)| self.contains(*verb)).map(|(name, _)| name)
