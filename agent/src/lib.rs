@@ -1,1 +1,2 @@
 //! kontiki-agent
+pub mod net;
