@@ -4,9 +4,9 @@ use base64::Engine;
 use kontiki_proto::status::Status;
 use serde_json::{Map, Value};
 
-use super::decode::{MOST_FINDINGS, Place};
+use super::decode::MOST_FINDINGS;
 use super::types::{Shape, TypeRef};
-use super::{FieldValidation, type_of_kind};
+use super::{FieldValidation, Path, type_of_kind};
 
 pub(super) fn canonicalize(
     (group, version, kind): (&str, &str, &str),
@@ -26,7 +26,7 @@ pub(super) fn canonicalize(
     let shape = type_of_kind(group, version, kind).map_or(custom_type, Shape::Struct);
     let mut walk = Walk { unknown: Vec::new() };
     if object.is_object() {
-        walk.value(shape, object, &Place::Root, kind).map_err(refuse)?;
+        walk.value(shape, object, &Path::Root, kind).map_err(refuse)?;
     } else {
         let error =
             format!("json: cannot unmarshal {} into Go value of type {}", json_type(object), go_type(shape));
@@ -48,7 +48,7 @@ struct Walk {
 
 impl Walk {
     /// `owner` is the struct whose field the value belongs to, however deep in lists and maps.
-    fn value(&mut self, shape: Shape, value: &mut Value, place: &Place, owner: &str) -> Result<(), String> {
+    fn value(&mut self, shape: Shape, value: &mut Value, place: &Path, owner: &str) -> Result<(), String> {
         match shape {
             Shape::Any => Ok(()),
             Shape::Struct(of) => match value {
@@ -64,7 +64,7 @@ impl Walk {
                     if one.is_null() {
                         *one = zero(item);
                     }
-                    self.value(item, one, &Place::Item(place, at), owner)?;
+                    self.value(item, one, &Path::Item(place, at), owner)?;
                 }
                 Ok(())
             }
@@ -78,7 +78,7 @@ impl Walk {
                         *one = zero(inner);
                     }
                     // Go's message names the field that is the map, not the key in it.
-                    self.value(inner, one, &Place::Key(place, key), owner)
+                    self.value(inner, one, &Path::Key(place, key), owner)
                         .map_err(|error| error.replace(&in_map(place, key), &go_path(place)))?;
                 }
                 Ok(())
@@ -87,13 +87,13 @@ impl Walk {
         }
     }
 
-    fn object(&mut self, of: TypeRef, map: &mut Map<String, Value>, place: &Place) -> Result<(), String> {
+    fn object(&mut self, of: TypeRef, map: &mut Map<String, Value>, place: &Path) -> Result<(), String> {
         let mut failure = None;
         map.retain(|key, value| {
             if failure.is_some() {
                 return true;
             }
-            let here = Place::Key(place, key);
+            let here = Path::Key(place, key);
             let Some(field) = of.field(key) else {
                 if self.unknown.len() < MOST_FINDINGS {
                     self.unknown.push(here.to_string());
@@ -132,7 +132,7 @@ fn zero(shape: Shape) -> Value {
     }
 }
 
-fn scalar(shape: Shape, value: &mut Value, place: &Place, owner: &str) -> Result<(), String> {
+fn scalar(shape: Shape, value: &mut Value, place: &Path, owner: &str) -> Result<(), String> {
     let fits = match (shape, &*value) {
         (Shape::String, Value::String(_)) | (Shape::Bool, Value::Bool(_)) => true,
         (Shape::Int32, Value::Number(number)) => number.as_i64().is_some_and(|n| i32::try_from(n).is_ok()),
@@ -204,7 +204,7 @@ fn base64_text(text: &str) -> Result<(), String> {
     }
 }
 
-fn mismatch(shape: Shape, value: &Value, place: &Place, owner: &str) -> String {
+fn mismatch(shape: Shape, value: &Value, place: &Path, owner: &str) -> String {
     let got = if matches!(shape, Shape::Int32 | Shape::Int64) {
         json_value(value)
     } else {
@@ -217,17 +217,17 @@ fn mismatch(shape: Shape, value: &Value, place: &Place, owner: &str) -> String {
     )
 }
 
-fn in_map(place: &Place, key: &str) -> String {
-    go_path(&Place::Key(place, key))
+fn in_map(place: &Path, key: &str) -> String {
+    go_path(&Path::Key(place, key))
 }
 
 /// The path as Go's decoder writes it: without the positions in lists.
-fn go_path(place: &Place) -> String {
+fn go_path(place: &Path) -> String {
     match place {
-        Place::Root => String::new(),
-        Place::Key(Place::Root, key) => (*key).to_owned(),
-        Place::Key(parent, key) => format!("{}.{key}", go_path(parent)),
-        Place::Item(parent, _) => go_path(parent),
+        Path::Root => String::new(),
+        Path::Key(Path::Root, key) => (*key).to_owned(),
+        Path::Key(parent, key) => format!("{}.{key}", go_path(parent)),
+        Path::Item(parent, _) | Path::Entry(parent, _) => go_path(parent),
     }
 }
 

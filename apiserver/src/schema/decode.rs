@@ -5,39 +5,22 @@ use std::fmt;
 use serde::de::{DeserializeSeed, Deserializer, Error, MapAccess, SeqAccess, Visitor};
 use serde_json::{Map, Number, Value};
 
+use super::Path;
+
 /// More findings than this tell a client nothing new.
 pub(super) const MOST_FINDINGS: usize = 100;
-
-/// Where a value stands, as a chain on the stack: nothing is allocated until a finding has to be named.
-#[derive(Clone, Copy)]
-pub(super) enum Place<'a> {
-    Root,
-    Key(&'a Place<'a>, &'a str),
-    Item(&'a Place<'a>, usize),
-}
-
-impl fmt::Display for Place<'_> {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Place::Root => Ok(()),
-            Place::Key(Place::Root, key) => f.write_str(key),
-            Place::Key(parent, key) => write!(f, "{parent}.{key}"),
-            Place::Item(parent, at) => write!(f, "{parent}[{at}]"),
-        }
-    }
-}
 
 /// The value, and the paths of keys given more than once (the last one counts).
 pub(super) fn parse(body: &[u8]) -> Result<(Value, Vec<String>), serde_json::Error> {
     let mut duplicates = Vec::new();
     let mut reader = serde_json::Deserializer::from_slice(body);
-    let value = Seed { place: &Place::Root, duplicates: &mut duplicates }.deserialize(&mut reader)?;
+    let value = Seed { place: &Path::Root, duplicates: &mut duplicates }.deserialize(&mut reader)?;
     reader.end()?;
     Ok((value, duplicates))
 }
 
 struct Seed<'a> {
-    place: &'a Place<'a>,
+    place: &'a Path<'a>,
     duplicates: &'a mut Vec<String>,
 }
 
@@ -87,7 +70,7 @@ impl<'de> Visitor<'de> for Seed<'_> {
     fn visit_seq<A: SeqAccess<'de>>(self, mut access: A) -> Result<Value, A::Error> {
         let mut items = Vec::new();
         loop {
-            let place = Place::Item(self.place, items.len());
+            let place = Path::Item(self.place, items.len());
             let seed = Seed { place: &place, duplicates: &mut *self.duplicates };
             match access.next_element_seed(seed)? {
                 Some(item) => items.push(item),
@@ -99,7 +82,7 @@ impl<'de> Visitor<'de> for Seed<'_> {
     fn visit_map<A: MapAccess<'de>>(self, mut access: A) -> Result<Value, A::Error> {
         let mut map = Map::new();
         while let Some(key) = access.next_key::<String>()? {
-            let place = Place::Key(self.place, &key);
+            let place = Path::Key(self.place, &key);
             let value = access.next_value_seed(Seed { place: &place, duplicates: &mut *self.duplicates })?;
             if map.contains_key(&key) && self.duplicates.len() < MOST_FINDINGS {
                 self.duplicates.push(place.to_string());

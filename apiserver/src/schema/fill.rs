@@ -13,7 +13,19 @@ pub fn fill(of: TypeRef, object: &mut Value) {
 }
 
 fn fill_map(of: TypeRef, map: &mut Map<String, Value>) {
+    let status = of.short_name().ends_with("Status");
     for field in of.fields() {
+        // Go writes the counters of a status that has none yet.
+        if status && field.required() && !map.contains_key(field.name) {
+            let zero = match field.shape {
+                Shape::Int32 | Shape::Int64 => Value::from(0),
+                Shape::Bool => Value::from(false),
+                _ => Value::Null,
+            };
+            if !zero.is_null() {
+                map.insert(field.name.to_owned(), zero);
+            }
+        }
         if let Some(default) = field.default() {
             let unset = match map.get(field.name) {
                 None | Some(Value::Null) => true,

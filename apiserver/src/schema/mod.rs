@@ -22,6 +22,7 @@
 mod check;
 mod decode;
 mod fill;
+mod path;
 #[cfg(test)]
 mod tests;
 mod types;
@@ -31,6 +32,7 @@ use kontiki_proto::status::Status;
 use serde_json::Value;
 
 pub use fill::fill;
+pub use path::Path;
 pub use types::{Field, ListType, Shape, TypeRef};
 
 /// The `fieldValidation` of a write: what becomes of fields nobody knows.
