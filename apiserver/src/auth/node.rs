@@ -90,6 +90,28 @@ pub fn authorize(objects: &dyn Objects, node: &str, access: &Access<'_>) -> Resu
     }
 }
 
+/// A node may have a service account's token only bound to a pod that runs on it. The error is the reason.
+pub fn check_token(
+    objects: &dyn Objects,
+    node: &str,
+    namespace: &str,
+    request: &Value,
+) -> Result<(), String> {
+    let bound = &request["spec"]["boundObjectRef"];
+    let (Some(name), Some(uid)) = (bound["name"].as_str(), bound["uid"].as_str()) else {
+        return Err(format!("node {node:?} can only ask for tokens bound to a pod by name and uid"));
+    };
+    if bound["kind"] != "Pod" {
+        return Err(format!("node {node:?} can only ask for tokens bound to a pod"));
+    }
+    let pod = objects.get("", "pods", namespace, name);
+    if pod.is_some_and(|pod| pod["metadata"]["uid"] == uid && pod["spec"]["nodeName"] == node) {
+        Ok(())
+    } else {
+        Err(format!("node {node:?} requested a token bound to a pod scheduled on a different node"))
+    }
+}
+
 /// Whether the pod uses the object of that resource and name in its own namespace.
 fn refers(pod: &Value, resource: &str, name: &str) -> bool {
     let spec = &pod["spec"];
