@@ -26,10 +26,12 @@ pub mod patch;
 pub mod request;
 pub mod review;
 pub mod schema;
+mod server;
 pub mod storage;
 pub mod strategy;
 pub mod streams;
 pub mod table;
 pub mod verb;
 
-pub use config::{ServerConfig, Tls};
+pub use config::ServerConfig;
+pub use server::{ApiServer, Context, SetupError};

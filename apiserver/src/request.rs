@@ -9,6 +9,7 @@ use kontiki_proto::api::{
 };
 
 use crate::auth::User;
+use crate::table::Include;
 
 /// A call on a resource of the table, whoever brought it.
 #[derive(Clone, Debug)]
@@ -16,6 +17,8 @@ pub struct Request {
     pub user: Arc<User>,
     pub target: Target,
     pub action: Action,
+    /// How much of an object goes with its row of a table.
+    pub include: Include,
 }
 
 /// How a body is written.
