@@ -1,1 +1,93 @@
-fn main() {}
+//! The `kontiki` program: servers, nodes, local clusters, and the command line over gRPC.
+
+use std::process::ExitCode;
+
+use clap::Parser;
+use kontiki_cli::commands::{self, Global};
+use kontiki_cli::{agent, server, up};
+use tokio_util::sync::CancellationToken;
+use tracing_subscriber::EnvFilter;
+
+/// A Kubernetes control plane on a raft: one program, one port, containerd on the nodes.
+#[derive(Parser)]
+#[command(name = "kontiki", version, propagate_version = true)]
+struct Cli {
+    #[command(flatten)]
+    global: Global,
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(clap::Subcommand)]
+enum Command {
+    /// Make a local cluster, or what is missing of it
+    Up(up::UpArgs),
+    /// Remove the local cluster, all of it
+    Down(up::DownArgs),
+    /// Run one control-plane process
+    Server(Box<server::ServerArgs>),
+    /// Run one node
+    Agent(Box<agent::AgentArgs>),
+    #[command(flatten)]
+    Client(commands::Command),
+}
+
+fn main() -> ExitCode {
+    let cli = Cli::parse();
+    // Two providers in one tree would make rustls refuse to choose.
+    let _ = rustls::crypto::aws_lc_rs::default_provider().install_default();
+    let serves = matches!(cli.command, Command::Server(_) | Command::Agent(_));
+    let default_level = if serves { "info" } else { "error" };
+    tracing_subscriber::fmt()
+        .with_env_filter(EnvFilter::try_from_env("KONTIKI_LOG").unwrap_or_else(|_| default_level.into()))
+        .with_writer(std::io::stderr)
+        .with_ansi(false)
+        .init();
+
+    let mut builder = if serves {
+        tokio::runtime::Builder::new_multi_thread()
+    } else {
+        tokio::runtime::Builder::new_current_thread()
+    };
+    let runtime = match builder.enable_all().build() {
+        Ok(runtime) => runtime,
+        Err(error) => {
+            eprintln!("error: cannot start: {error}");
+            return ExitCode::FAILURE;
+        }
+    };
+    match runtime.block_on(run(cli)) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("{}", commands::explain_error(&error));
+            ExitCode::FAILURE
+        }
+    }
+}
+
+async fn run(cli: Cli) -> anyhow::Result<()> {
+    match cli.command {
+        Command::Up(args) => up::up(&args).await,
+        Command::Down(args) => up::down(&args),
+        Command::Server(args) => server::run(*args, shutdown_signal()?).await,
+        Command::Agent(args) => agent::run(*args, shutdown_signal()?).await,
+        Command::Client(command) => command.run(&cli.global).await,
+    }
+}
+
+/// Cancelled by SIGTERM and SIGINT.
+fn shutdown_signal() -> anyhow::Result<CancellationToken> {
+    use tokio::signal::unix::{SignalKind, signal};
+    let token = CancellationToken::new();
+    let (mut terminate, mut interrupt) =
+        (signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?);
+    let cancel = token.clone();
+    tokio::spawn(async move {
+        tokio::select! {
+            _ = terminate.recv() => {}
+            _ = interrupt.recv() => {}
+        }
+        cancel.cancel();
+    });
+    Ok(token)
+}
