@@ -176,6 +176,6 @@ mod tests {
         let status = lane.enter().await.expect_err("nobody leaves");
         assert_eq!((status.code, lane.waiting.load(Ordering::Relaxed)), (429, 0));
         drop(held);
-        lane.enter().await.expect("room again");
+        drop(lane.enter().await.expect("room again"));
     }
 }
