@@ -1,21 +1,25 @@
 //! The [`Api`] over gRPC, with fail-over between servers.
 //!
 //! Every server is one [`Channel`] that connects when it is first used and again after it broke. Calls go to one server
-//! for as long as it answers; a transport error moves them to the next. What has certainly not been sent is tried again
-//! within the call's deadline; a write that may have been sent is not, and fails with `Timeout`: outcome unknown.
+//! for as long as it answers; a transport error, or its word that it cannot serve (503), moves them to the next. What
+//! has certainly not been taken is tried again within the call's deadline; a write that may have been taken is not, and
+//! fails with `Timeout`: outcome unknown.
 
-use std::pin::Pin;
+#[cfg(test)]
+mod tests;
+
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use async_trait::async_trait;
 use bytes::Bytes;
-use futures::{Stream, StreamExt};
+use futures::StreamExt;
 use hyper_util::rt::TokioIo;
 use rustls::ClientConfig as TlsConfig;
+use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
 use rustls::pki_types::pem::PemObject;
-use rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName};
+use rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName, UnixTime};
 use tokio::net::TcpStream;
 use tokio::time::Instant;
 use tokio_rustls::TlsConnector;
@@ -26,7 +30,7 @@ use tonic::transport::{Channel, Endpoint};
 use tonic::{Code, Request};
 
 use crate::api::{
-    Api, DeleteOptions, Event, GetOptions, List, ListOptions, PatchType, Target, WatchOptions, WatchStream,
+    Api, DeleteOptions, GetOptions, List, ListOptions, PatchType, Target, WatchOptions, WatchStream,
     WriteOptions,
 };
 use crate::pb;
@@ -34,6 +38,7 @@ use crate::pb::cluster_client::ClusterClient;
 use crate::pb::nodes_client::NodesClient;
 use crate::pb::pod_streams_client::PodStreamsClient;
 use crate::pb::resources_client::ResourcesClient;
+use crate::resource::Registry;
 use crate::status::Status;
 use crate::wire;
 
@@ -42,8 +47,11 @@ pub const MAX_MESSAGE: usize = 64 * 1024 * 1024;
 /// A dead server is noticed on an idle connection after interval and timeout.
 const KEEP_ALIVE: Duration = Duration::from_secs(5);
 const CONNECT: Duration = Duration::from_secs(3);
-/// Pause between two rounds over all servers.
+/// First pause between two rounds over all servers; it doubles up to the longest.
 const PAUSE: Duration = Duration::from_millis(50);
+const LONGEST_PAUSE: Duration = Duration::from_millis(500);
+/// Lists may be large: they get so many times a call's deadline.
+const LIST_FACTOR: u32 = 4;
 
 /// A source of bearer tokens, asked for each call so that they can rotate.
 pub type TokenSource = Arc<dyn Fn() -> Option<String> + Send + Sync>;
@@ -57,8 +65,13 @@ pub struct ClientConfig {
     /// Certificate chain and key, PEM.
     pub identity: Option<(String, String)>,
     pub token: Option<TokenSource>,
-    /// Longest time one call may take, retries included; lists and watches that stream are not cut off by it.
+    /// Longest time one call may take, retries included. A list may take four times as long; of a watch it bounds the
+    /// beginning.
     pub deadline: Duration,
+    /// How long a call goes on when no server takes it, within its deadline.
+    pub patience: Duration,
+    /// Trust any server: a person's own decision.
+    pub insecure: bool,
 }
 
 impl ClientConfig {
@@ -69,6 +82,8 @@ impl ClientConfig {
             identity: None,
             token: None,
             deadline: Duration::from_secs(30),
+            patience: Duration::from_secs(5),
+            insecure: false,
         }
     }
 
@@ -87,6 +102,15 @@ impl ClientConfig {
     pub fn with_token_source(mut self, source: TokenSource) -> ClientConfig {
         self.token = Some(source);
         self
+    }
+
+    /// A token in a file, which others may replace at any time.
+    #[must_use]
+    pub fn with_token_file(self, path: impl Into<std::path::PathBuf>) -> ClientConfig {
+        let path = path.into();
+        self.with_token_source(Arc::new(move || {
+            std::fs::read_to_string(&path).ok().map(|token| token.trim().to_string())
+        }))
     }
 
     #[must_use]
@@ -140,6 +164,7 @@ struct Shared {
     /// The server that answered last.
     current: AtomicUsize,
     deadline: Duration,
+    patience: Duration,
 }
 
 /// Whether a call that failed in transport may be sent again.
@@ -167,6 +192,7 @@ impl Client {
             bearer: Bearer(config.token),
             current: AtomicUsize::new(0),
             deadline: config.deadline,
+            patience: config.patience,
         };
         Ok(Client { shared: Arc::new(shared) })
     }
@@ -213,82 +239,154 @@ impl Client {
         .await
     }
 
-    /// Runs a call against the current server, and against the others while that is safe and there is time.
-    async fn call<T, F>(&self, effect: Effect, mut attempt: impl FnMut(Service) -> F) -> Result<T, Status>
+    /// What the cluster serves, custom resources included, and the server's version.
+    ///
+    /// # Errors
+    /// 503 when no server answers.
+    pub async fn discover(&self) -> Result<(Registry, String), Status> {
+        let reply = self
+            .call(Effect::Reads, |service| async move {
+                Ok(sized(ResourcesClient::new(service)).discover(pb::DiscoverRequest {}).await?.into_inner())
+            })
+            .await?;
+        Ok((wire::registry(&reply), reply.server_version))
+    }
+
+    /// The address that the next call goes to first.
+    pub fn current_address(&self) -> &str {
+        &self.shared.addresses[self.shared.current.load(Ordering::Relaxed)]
+    }
+
+    /// Lets the next call begin at another server: for users of the raw clients whose call failed.
+    pub fn turn_away(&self) {
+        self.turn_from(self.shared.current.load(Ordering::Relaxed));
+    }
+
+    /// Only if no other call has moved on already.
+    fn turn_from(&self, index: usize) {
+        let next = (index + 1) % self.shared.channels.len();
+        let _ = self.shared.current.compare_exchange(index, next, Ordering::Relaxed, Ordering::Relaxed);
+    }
+
+    async fn call<T, F>(&self, effect: Effect, attempt: impl FnMut(Service) -> F) -> Result<T, Status>
     where
         F: Future<Output = Result<T, tonic::Status>>,
     {
-        let deadline = Instant::now() + self.shared.deadline;
+        self.call_within(self.shared.deadline, effect, attempt).await
+    }
+
+    /// Runs a call against the current server, and against the others while that is safe and there is time.
+    async fn call_within<T, F>(
+        &self,
+        longest: Duration,
+        effect: Effect,
+        mut attempt: impl FnMut(Service) -> F,
+    ) -> Result<T, Status>
+    where
+        F: Future<Output = Result<T, tonic::Status>>,
+    {
+        let begun = Instant::now();
+        let deadline = begun + longest;
+        let give_up = deadline.min(begun + self.shared.patience);
         let servers = self.shared.channels.len();
-        let mut tried = 0;
+        let (mut tried, mut pause) = (0, PAUSE);
         loop {
             let index = self.shared.current.load(Ordering::Relaxed);
+            let address = &self.shared.addresses[index];
             let left = deadline.saturating_duration_since(Instant::now());
-            let error = match tokio::time::timeout(left, attempt(self.service_at(index))).await {
+            // A read leaves time to ask another server when this one hangs.
+            let is_last = effect == Effect::Writes || servers == 1;
+            let allowed = if is_last { left } else { left.min((longest / 3).max(CONNECT)) };
+            let (error, is_over) = match tokio::time::timeout(allowed, attempt(self.service_at(index))).await
+            {
                 Ok(Ok(answer)) => return Ok(answer),
-                Ok(Err(error)) => error,
+                Ok(Err(error)) => match (wire::carried(&error), fate(&error)) {
+                    // Nothing was done: another server may be able to.
+                    (Some(status), _) if status.code == 503 => (status, Instant::now() >= give_up),
+                    (Some(status), _) | (None, Fate::Answered(status) | Fate::Distrusted(status)) => {
+                        return Err(status);
+                    }
+                    (None, Fate::NotSent(why)) => {
+                        (Status::unavailable(format!("{address}: {why}")), Instant::now() >= give_up)
+                    }
+                    (None, Fate::Broken(why)) if effect == Effect::Reads => {
+                        (Status::unavailable(format!("{address}: {why}")), Instant::now() >= give_up)
+                    }
+                    (None, Fate::Broken(why)) => {
+                        self.turn_from(index);
+                        return Err(Status::timeout(format!(
+                            "the connection to {address} broke; the outcome of the request is unknown: {why}"
+                        )));
+                    }
+                },
                 Err(_) => {
-                    let waited = self.shared.deadline;
-                    return Err(Status::timeout(format!(
-                        "no answer within {waited:?}; the outcome of the request is unknown"
-                    )));
+                    let late = format!("{address} gave no answer within {allowed:?}");
+                    if effect == Effect::Writes {
+                        self.turn_from(index);
+                        return Err(Status::timeout(format!(
+                            "{late}; the outcome of the request is unknown"
+                        )));
+                    }
+                    (Status::timeout(late), false)
                 }
             };
-            // An answer of the API, a refusal too, is an answer.
-            if let Some(status) = wire::carried(&error) {
-                return Err(status);
-            }
-            let _ = self.shared.current.compare_exchange(
-                index,
-                (index + 1) % servers,
-                Ordering::Relaxed,
-                Ordering::Relaxed,
-            );
-            match fate(&error) {
-                Fate::NotSent => {}
-                Fate::Broken if effect == Effect::Reads => {}
-                Fate::Broken => {
-                    return Err(Status::timeout(format!(
-                        "the connection broke; the outcome of the request is unknown: {}",
-                        error.message()
-                    )));
-                }
-                Fate::Answered => return Err(Status::from(&error)),
+            self.turn_from(index);
+            if is_over || Instant::now() + pause >= deadline {
+                return Err(error);
             }
             tried += 1;
-            let pause = if tried % servers == 0 { PAUSE } else { Duration::ZERO };
-            // One pause beyond the first round, then a person would rather know.
-            if Instant::now() + pause >= deadline || tried >= 3 * servers {
-                return Err(Status::from(&error));
+            if tried % servers == 0 {
+                tokio::time::sleep(pause).await;
+                pause = (pause * 2).min(LONGEST_PAUSE);
             }
-            tokio::time::sleep(pause).await;
         }
     }
 }
 
-/// What a transport error says of the request.
-#[derive(Debug, PartialEq, Eq)]
+/// What an error that carries no document says of the request.
+#[derive(Debug)]
 enum Fate {
-    /// No connection was made.
-    NotSent,
+    /// It has reached nobody.
+    NotSent(String),
+    /// The server's certificate is not one to trust: asking again does not help.
+    Distrusted(Status),
     /// The connection ended while an answer was awaited.
-    Broken,
+    Broken(String),
     /// The server, or gRPC itself, refused it.
-    Answered,
+    Answered(Status),
 }
 
 fn fate(error: &tonic::Status) -> Fate {
     let mut source = std::error::Error::source(error);
+    if source.is_none() {
+        return Fate::Answered(Status::from(error));
+    }
+    let mut innermost = error.message().to_string();
+    let mut is_sent = true;
     while let Some(cause) = source {
-        if cause.is::<ConnectFailed>() {
-            return Fate::NotSent;
+        if let Some(failed) = cause.downcast_ref::<ConnectFailed>() {
+            return if is_distrust(&failed.source) {
+                let why = format!("cannot trust {}: {}", failed.address, failed.source);
+                Fate::Distrusted(Status::unavailable(why))
+            } else {
+                Fate::NotSent(failed.source.to_string())
+            };
         }
+        // What waited for its turn on a connection that closed was never written.
+        is_sent &= !cause.downcast_ref::<hyper::Error>().is_some_and(hyper::Error::is_canceled);
+        innermost = cause.to_string();
         source = cause.source();
     }
     match error.code() {
-        Code::Unavailable | Code::Unknown | Code::Internal | Code::Cancelled => Fate::Broken,
-        _ => Fate::Answered,
+        _ if !is_sent => Fate::NotSent(innermost),
+        Code::Unavailable | Code::Unknown | Code::Internal | Code::Cancelled => Fate::Broken(innermost),
+        _ => Fate::Answered(Status::from(error)),
     }
+}
+
+fn is_distrust(error: &std::io::Error) -> bool {
+    let tls = error.get_ref().and_then(|inner| inner.downcast_ref::<rustls::Error>());
+    matches!(tls, Some(rustls::Error::InvalidCertificate(_)))
 }
 
 /// Marks the errors that happened before anything was sent.
@@ -310,17 +408,20 @@ fn tls_config(config: &ClientConfig) -> Result<TlsConfig, ClientError> {
             .collect::<Result<Vec<_>, _>>()
             .map_err(|e| pem(what, e))
     };
-    let mut roots = rustls::RootCertStore::empty();
-    for certificate in certificates(&config.ca_pem, "certificate authority")? {
-        roots.add(certificate)?;
-    }
-    if roots.is_empty() {
-        return Err(ClientError::Pem("certificate authority", "it holds no certificate".into()));
-    }
     let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
-    let builder = TlsConfig::builder_with_provider(provider)
-        .with_safe_default_protocol_versions()?
-        .with_root_certificates(roots);
+    let builder = TlsConfig::builder_with_provider(provider.clone()).with_safe_default_protocol_versions()?;
+    let builder = if config.insecure {
+        builder.dangerous().with_custom_certificate_verifier(Arc::new(TrustAnyone(provider)))
+    } else {
+        let mut roots = rustls::RootCertStore::empty();
+        for certificate in certificates(&config.ca_pem, "certificate authority")? {
+            roots.add(certificate)?;
+        }
+        if roots.is_empty() {
+            return Err(ClientError::Pem("certificate authority", "it holds no certificate".into()));
+        }
+        builder.with_root_certificates(roots)
+    };
     let mut tls = match &config.identity {
         Some((certificate, key)) => builder.with_client_auth_cert(
             certificates(certificate, "client certificate")?,
@@ -380,7 +481,7 @@ impl Api for Client {
 
     async fn list(&self, target: &Target, options: &ListOptions) -> Result<List, Status> {
         let request = wire::list_request(target, options);
-        self.call(Effect::Reads, |service| {
+        self.call_within(self.shared.deadline * LIST_FACTOR, Effect::Reads, |service| {
             let request = request.clone();
             async move {
                 let mut chunks = sized(ResourcesClient::new(service)).list(request).await?.into_inner();
@@ -402,7 +503,7 @@ impl Api for Client {
                 async move { Ok(sized(ResourcesClient::new(service)).watch(request).await?.into_inner()) }
             })
             .await?;
-        Ok(until_error(messages))
+        Ok(until_error(self.clone(), messages))
     }
 
     async fn create(&self, target: &Target, body: Bytes, options: &WriteOptions) -> Result<Bytes, Status> {
@@ -454,7 +555,7 @@ impl Api for Client {
         options: &DeleteOptions,
     ) -> Result<Bytes, Status> {
         let request = wire::delete_collection_request(target, selection, options)?;
-        self.call(Effect::Writes, |service| {
+        self.call_within(self.shared.deadline * LIST_FACTOR, Effect::Writes, |service| {
             let request = request.clone();
             async move {
                 let mut resources = sized(ResourcesClient::new(service));
@@ -465,19 +566,63 @@ impl Api for Client {
     }
 }
 
-/// The events, and at most one error behind them.
-fn until_error(messages: tonic::Streaming<pb::WatchEvent>) -> WatchStream {
-    let events = messages.map(|message| match message {
-        Ok(message) => wire::event(message),
-        Err(status) => Err(Status::from(&status)),
-    });
-    let stream: Pin<Box<dyn Stream<Item = Result<Event, Status>> + Send>> =
-        Box::pin(futures::stream::unfold(Some(events), |events| async move {
-            let mut events = events?;
-            match events.next().await? {
-                Ok(event) => Some((Ok(event), Some(events))),
-                Err(status) => Some((Err(status), None)),
-            }
-        }));
-    stream
+/// The events, and at most one error behind them: 503 when the connection broke.
+fn until_error(client: Client, messages: tonic::Streaming<pb::WatchEvent>) -> WatchStream {
+    Box::pin(futures::stream::unfold(Some((client, messages)), |state| async move {
+        let (client, mut messages) = state?;
+        let status = match messages.next().await? {
+            Ok(message) => match wire::event(message) {
+                Ok(event) => return Some((Ok(event), Some((client, messages)))),
+                Err(status) => status,
+            },
+            Err(error) => match (wire::carried(&error), fate(&error)) {
+                (Some(status), _) | (None, Fate::Answered(status) | Fate::Distrusted(status)) => status,
+                (None, Fate::NotSent(why) | Fate::Broken(why)) => {
+                    Status::unavailable(format!("the watch broke off: {why}"))
+                }
+            },
+        };
+        Some((Err(status), None))
+    }))
+}
+
+/// For `insecure-skip-tls-verify`: signatures are checked, names and issuers are not.
+#[derive(Debug)]
+struct TrustAnyone(Arc<rustls::crypto::CryptoProvider>);
+
+impl ServerCertVerifier for TrustAnyone {
+    fn verify_server_cert(
+        &self,
+        _end_entity: &CertificateDer<'_>,
+        _intermediates: &[CertificateDer<'_>],
+        _server_name: &ServerName<'_>,
+        _ocsp_response: &[u8],
+        _now: UnixTime,
+    ) -> Result<ServerCertVerified, rustls::Error> {
+        Ok(ServerCertVerified::assertion())
+    }
+
+    fn verify_tls12_signature(
+        &self,
+        message: &[u8],
+        certificate: &CertificateDer<'_>,
+        signature: &rustls::DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, rustls::Error> {
+        let algorithms = &self.0.signature_verification_algorithms;
+        rustls::crypto::verify_tls12_signature(message, certificate, signature, algorithms)
+    }
+
+    fn verify_tls13_signature(
+        &self,
+        message: &[u8],
+        certificate: &CertificateDer<'_>,
+        signature: &rustls::DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, rustls::Error> {
+        let algorithms = &self.0.signature_verification_algorithms;
+        rustls::crypto::verify_tls13_signature(message, certificate, signature, algorithms)
+    }
+
+    fn supported_verify_schemes(&self) -> Vec<rustls::SignatureScheme> {
+        self.0.signature_verification_algorithms.supported_schemes()
+    }
 }
