@@ -113,7 +113,12 @@ impl Harness {
         let until = stop.clone();
         tokio::spawn(async move { serving.serve(vec![listener], until).await.expect("serves") });
         let harness = Harness { ca, address, server, store, stop };
-        harness.admin().until_ready().await;
+        let admin = harness.admin();
+        admin.until_ready().await;
+        // The server makes it too, in its own time.
+        let namespace = serde_json::json!({"metadata": {"name": "default"}});
+        let made = admin.post("/api/v1/namespaces", &namespace).await;
+        assert!(matches!(made.code, 201 | 409), "{}", made.text());
         harness
     }
 
