@@ -63,6 +63,7 @@ impl Target {
     }
 
     #[must_use]
+    #[expect(clippy::should_implement_trait, reason = "targets are not subtracted")]
     pub fn sub(mut self, subresource: &str) -> Target {
         self.subresource = subresource.into();
         self
