@@ -1,0 +1,5 @@
+//! Pods.
+pub mod model;
+pub mod plan;
+pub mod qos;
+pub mod status;
