@@ -31,6 +31,7 @@
 mod codec;
 mod command;
 mod config;
+mod disk;
 mod housekeeping;
 mod lease;
 mod memory;

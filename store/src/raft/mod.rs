@@ -1,54 +1,325 @@
 //! Consensus between servers; no openraft type leaves this module.
+//!
+//! | file | holds |
+//! |---|---|
+//! | here | [`Node`]: this server's part in the cluster, and its opening |
+//! | `core` | who leads, what time it is, who else is a member |
+//! | `propose` | proposals: admission, coalescing, forwarding, outcomes |
+//! | `barrier` | linearizable reads, many to one question |
+//! | `membership` | admission, promotion, leave, transfer, status |
+//! | `steward` | what runs beside: leases, compaction, checkpoints |
+//! | `log`, `machine`, `snapshot` | openraft's storage over `disk` and `mvcc` |
+//! | `network`, `server`, `wire`, `tls` | peers |
 
+mod barrier;
+mod core;
+mod log;
+mod machine;
+mod membership;
+mod network;
+mod propose;
+mod server;
+mod snapshot;
+mod steward;
+mod tls;
+mod types;
+mod wire;
+
+use std::collections::BTreeMap;
 use std::sync::Arc;
+use std::time::Duration;
 
 use kontiki_proto::pb;
+use openraft::SnapshotPolicy;
+use tokio::net::TcpListener;
+use tokio_util::sync::CancellationToken;
 
+use self::core::Core;
+use self::log::LogStore;
+use self::machine::RaftMachine;
+use self::network::Network;
+use self::tls::Tls;
+use self::types::{Member, Raft};
+use self::wire::Speaker;
 use crate::command::{Command, Reply};
-use crate::config::{Config, OpenError};
+use crate::config::{Config, OpenError, Start, Timings};
+use crate::disk::checkpoint::Checkpoint;
+use crate::disk::journal::Journal;
+use crate::disk::{Disk, DiskError, Identity};
+use crate::mvcc::{FIRST_MEMBER, Machine};
 use crate::replica::Replica;
 use crate::types::{MemberId, StoreError};
 
+/// Log entries between two checkpoints at most; bytes and time may call for one earlier.
+const ENTRIES_PER_CHECKPOINT: u64 = 5000;
+/// Entries kept behind a checkpoint, so that a follower a little behind needs no snapshot.
+const ENTRIES_KEPT: u64 = 500;
+/// How long opening waits for what only others can give: admission, a leader, the state of the cluster.
+const OPENING: Duration = Duration::from_secs(60);
+
+/// This server's part in the cluster. Consensus, its timers and its connections run on a thread of their own, so that a
+/// busy API does not make the server look dead to its peers.
 pub(crate) struct Node {
-    replica: Arc<Replica>,
+    core: Arc<Core>,
+    proposals: propose::Queue,
+    barriers: barrier::Queue,
+    runtime: tokio::runtime::Handle,
+    /// Ends the thread.
+    end: CancellationToken,
+}
+
+impl Drop for Node {
+    fn drop(&mut self) {
+        self.core.stop.cancel();
+        self.end.cancel();
+    }
 }
 
 impl Node {
-    pub async fn open(_config: Config) -> Result<Arc<Node>, OpenError> {
-        Err(OpenError::Consensus("not built yet".to_string()))
+    pub async fn open(config: Config) -> Result<Arc<Node>, OpenError> {
+        let end = CancellationToken::new();
+        let (started, handle) = tokio::sync::oneshot::channel();
+        let ended = end.clone();
+        let failed = |problem: &dyn std::fmt::Display| OpenError::Consensus(problem.to_string());
+        std::thread::Builder::new()
+            .name("kontiki-store".to_string())
+            .spawn(move || {
+                let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
+                match runtime {
+                    Ok(runtime) => {
+                        let _ = started.send(Ok(runtime.handle().clone()));
+                        runtime.block_on(ended.cancelled());
+                        runtime.shutdown_background();
+                    }
+                    Err(error) => drop(started.send(Err(error))),
+                }
+            })
+            .map_err(|error| failed(&error))?;
+        let runtime = handle.await.map_err(|error| failed(&error))?.map_err(|error| failed(&error))?;
+        // Where opening fails, or whoever waits for it gives up, the thread goes too.
+        let guard = end.clone().drop_guard();
+        let opened = runtime.spawn(open(config)).await.map_err(|error| failed(&error))?;
+        let (core, proposals, barriers) = opened?;
+        guard.disarm();
+        Ok(Arc::new(Node { core, proposals, barriers, runtime, end }))
     }
+
     pub fn replica(&self) -> &Arc<Replica> {
-        &self.replica
+        &self.core.replica
     }
-    pub async fn submit(&self, _command: Command) -> Result<Reply, StoreError> {
-        Err(StoreError::NoLeader)
+
+    /// Proposes a command and returns its reply once it is applied here.
+    pub async fn submit(&self, command: Command) -> Result<Reply, StoreError> {
+        self.proposals.submit(&self.core, command).await
     }
+
     pub async fn barrier(&self) -> Result<(), StoreError> {
-        Err(StoreError::NoLeader)
+        self.barriers.wait(&self.core).await
     }
+
     pub fn cluster_id(&self) -> &str {
-        ""
+        &self.core.speaker.cluster_id
     }
+
     pub fn member_id(&self) -> MemberId {
-        0
+        self.core.speaker.me
     }
+
     pub fn is_leader(&self) -> bool {
-        false
+        self.core.leads()
     }
+
     pub fn client_addresses(&self) -> Vec<String> {
-        Vec::new()
+        self.core.members().into_values().map(|member| member.client).collect()
     }
+
+    /// Runs on the store's own thread, whichever the caller is on.
+    async fn on_own_thread<T: Send + 'static>(
+        &self,
+        work: impl Future<Output = T> + Send + 'static,
+    ) -> Result<T, StoreError> {
+        self.runtime.spawn(work).await.map_err(|_| StoreError::Stopped)
+    }
+
     pub async fn status(&self) -> pb::StatusReply {
-        pb::StatusReply::default()
+        let core = self.core.clone();
+        self.on_own_thread(async move { membership::status(&core).await }).await.unwrap_or_default()
     }
-    pub async fn join(&self, _peer: &str, _client: &str) -> Result<MemberId, StoreError> {
-        Err(StoreError::NoLeader)
+
+    pub async fn join(&self, peer: &str, client: &str) -> Result<MemberId, StoreError> {
+        let (core, peer, client) = (self.core.clone(), peer.to_string(), client.to_string());
+        self.on_own_thread(async move { membership::await_join(&core, &peer, &client).await }).await?
     }
-    pub async fn leave(&self, _id: MemberId) -> Result<(), StoreError> {
-        Err(StoreError::NoLeader)
+
+    pub async fn leave(&self, id: MemberId) -> Result<(), StoreError> {
+        let core = self.core.clone();
+        self.on_own_thread(async move { membership::leave(&core, id).await }).await?
     }
-    pub async fn transfer(&self, _to: Option<MemberId>) -> Result<MemberId, StoreError> {
-        Err(StoreError::NoLeader)
+
+    pub async fn transfer(&self, to: Option<MemberId>) -> Result<MemberId, StoreError> {
+        let core = self.core.clone();
+        self.on_own_thread(async move { membership::transfer(&core, to).await }).await?
     }
-    pub async fn shutdown(&self) {}
+
+    pub async fn shutdown(&self) {
+        if self.core.stop.is_cancelled() {
+            return;
+        }
+        self.core.stop.cancel();
+        self.core.replica.stop();
+        let core = self.core.clone();
+        let stopped = self.on_own_thread(async move {
+            if let Err(error) = core.raft.shutdown().await {
+                tracing::warn!(%error, "consensus did not stop cleanly");
+            }
+            core.log.stop().await;
+        });
+        if tokio::time::timeout(Duration::from_secs(10), stopped).await.is_err() {
+            tracing::warn!("the store did not stop in time");
+        }
+        self.end.cancel();
+    }
+}
+
+fn check(config: &Config) -> Result<(), OpenError> {
+    let addresses = [
+        ("peer_listen", &config.peer_listen),
+        ("peer_advertise", &config.peer_advertise),
+        ("client_advertise", &config.client_advertise),
+    ];
+    for (field, address) in addresses {
+        let problem = |text: &str| OpenError::Config { field, problem: format!("{address:?} {text}") };
+        let (host, port) = address.rsplit_once(':').ok_or_else(|| problem("is not host:port"))?;
+        if host.is_empty() {
+            return Err(problem("has no host"));
+        }
+        match port.parse::<u16>() {
+            Ok(0) => return Err(problem("has port 0, which no other server could be told of")),
+            Ok(_) => {}
+            Err(_) => return Err(problem("has no port number")),
+        }
+    }
+    let Timings { heartbeat, election_min, election_max, request } = config.timings;
+    if heartbeat.is_zero()
+        || election_min <= heartbeat * 2
+        || election_max <= election_min
+        || request.is_zero()
+    {
+        return Err(OpenError::Config {
+            field: "timings",
+            problem: "heartbeats have to be more than twice as frequent as elections, and no time zero"
+                .to_string(),
+        });
+    }
+    Ok(())
+}
+
+async fn blocking<T: Send + 'static>(
+    dir: &std::path::Path,
+    work: impl FnOnce() -> Result<T, DiskError> + Send + 'static,
+) -> Result<T, OpenError> {
+    match tokio::task::spawn_blocking(work).await {
+        Ok(result) => result.map_err(|error| error.at(dir)),
+        Err(error) => Err(OpenError::Consensus(error.to_string())),
+    }
+}
+
+async fn open(config: Config) -> Result<(Arc<Core>, propose::Queue, barrier::Queue), OpenError> {
+    check(&config)?;
+    let tls = Arc::new(Tls::new(&config.tls)?);
+    let dir = config.data_dir.clone();
+    let disk = blocking(&dir.clone(), move || Disk::open(&dir)).await?;
+    let listener = TcpListener::bind(&config.peer_listen).await.map_err(|error| OpenError::Listen {
+        address: config.peer_listen.clone(),
+        problem: error.to_string(),
+    })?;
+    let me = Member { peer: config.peer_advertise.clone(), client: config.client_advertise.clone() };
+    let identity = identify(&config, &disk, &tls, &me).await?;
+    let speaker = Speaker { cluster_id: identity.cluster_id.as_str().into(), me: identity.member };
+
+    let (log_db, state_db) = (disk.log.clone(), disk.state.clone());
+    let (log, machine, replica) = blocking(&config.data_dir, move || {
+        let (journal, contents) = Journal::open(&log_db)?;
+        let log = LogStore::open(journal, contents)?;
+        let (checkpoint, restored) = Checkpoint::open(&state_db)?;
+        let replica = Arc::new(Replica::new(Machine::new()));
+        let machine = RaftMachine::open(replica.clone(), checkpoint, restored)?;
+        if log.purged() > machine.applied() {
+            return Err(DiskError::Corrupt(
+                "the checkpoint is older than what the log still holds".to_string(),
+            ));
+        }
+        if log.is_empty() && machine.applied().is_some() {
+            return Err(DiskError::Corrupt("there is a checkpoint, but no log".to_string()));
+        }
+        Ok((log, machine, replica))
+    })
+    .await?;
+
+    let raft = start_raft(&config, &tls, &speaker, log.clone(), machine.clone()).await?;
+    let failed = |error: &dyn std::fmt::Display| OpenError::Consensus(error.to_string());
+    if matches!(config.start, Start::Bootstrap) && speaker.me == FIRST_MEMBER && log.is_empty() {
+        let members = BTreeMap::from([(speaker.me, me.clone())]);
+        raft.initialize(members).await.map_err(|error| failed(&error))?;
+    }
+    let (proposals, proposed) = propose::Queue::new();
+    let (barriers, asked) = barrier::Queue::new();
+    let core =
+        Arc::new(Core::new(&config, raft, replica, machine, log, speaker, tls, disk, proposals.clone()));
+    server::serve(core.clone(), listener);
+    propose::run(core.clone(), proposed);
+    barrier::run(core.clone(), asked);
+    steward::run(core.clone(), config.history, config.history_bytes);
+    core.settle(OPENING).await;
+    Ok((core, proposals, barriers))
+}
+
+/// Whose directory this is; an empty one is made this server's own.
+async fn identify(config: &Config, disk: &Disk, tls: &Arc<Tls>, me: &Member) -> Result<Identity, OpenError> {
+    let dir = config.data_dir.clone();
+    if let Some(identity) = disk.identity().map_err(|error| error.at(&dir))? {
+        if identity.authority != tls.authority {
+            return Err(OpenError::OtherAuthority { dir });
+        }
+        if let Start::Join(addresses) = &config.start {
+            membership::check_cluster(tls, addresses, &identity, &dir).await?;
+        }
+        return Ok(identity);
+    }
+    let (cluster_id, member) = match &config.start {
+        Start::Bootstrap => (uuid::Uuid::new_v4().to_string(), FIRST_MEMBER),
+        Start::Join(addresses) => membership::ask_admission(tls, addresses, me, OPENING).await?,
+    };
+    let identity = Identity { cluster_id, member, authority: tls.authority.clone() };
+    disk.claim(&identity).map_err(|error| error.at(&dir))?;
+    Ok(identity)
+}
+
+async fn start_raft(
+    config: &Config,
+    tls: &Arc<Tls>,
+    speaker: &Speaker,
+    log: LogStore,
+    machine: RaftMachine,
+) -> Result<Raft, OpenError> {
+    let timings = &config.timings;
+    let raft_config = openraft::Config {
+        cluster_name: speaker.cluster_id.to_string(),
+        heartbeat_interval: timings.heartbeat.as_millis() as u64,
+        election_timeout_min: timings.election_min.as_millis() as u64,
+        election_timeout_max: timings.election_max.as_millis() as u64,
+        install_snapshot_timeout: 30_000,
+        max_payload_entries: 256,
+        replication_lag_threshold: ENTRIES_PER_CHECKPOINT * 2,
+        snapshot_policy: SnapshotPolicy::LogsSinceLast(ENTRIES_PER_CHECKPOINT),
+        max_in_snapshot_log_to_keep: ENTRIES_KEPT,
+        purge_batch_size: 256,
+        enable_pre_vote: Some(true),
+        enable_leader_restore: Some(false),
+        ..openraft::Config::default()
+    };
+    let failed = |error: &dyn std::fmt::Display| OpenError::Consensus(error.to_string());
+    let raft_config = Arc::new(raft_config.validate().map_err(|error| failed(&error))?);
+    let network = Network { tls: tls.clone(), speaker: speaker.clone() };
+    Raft::new(speaker.me, raft_config, network, log, machine).await.map_err(|error| failed(&error))
 }

@@ -1,0 +1,239 @@
+//! What every part of a server asks: who leads, who is a member, what time it is in the cluster.
+
+use std::collections::{BTreeMap, HashMap};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
+
+use openraft::async_runtime::watch::WatchReceiver;
+use openraft::{Instant as _, RaftMetrics, ServerState};
+use parking_lot::Mutex;
+use tokio::time::Instant;
+use tokio_util::sync::CancellationToken;
+
+use super::log::LogStore;
+use super::machine::RaftMachine;
+use super::propose;
+use super::tls::Tls;
+use super::types::{Member, Raft, Types};
+use super::wire::{Ask, Lane, Speaker, Told, whole};
+use crate::codec;
+use crate::command::Millis;
+use crate::config::{Config, Timings};
+use crate::disk::Disk;
+use crate::replica::Replica;
+use crate::types::{MemberId, StoreError};
+
+pub(crate) struct Core {
+    pub raft: Raft,
+    pub replica: Arc<Replica>,
+    pub machine: RaftMachine,
+    pub log: LogStore,
+    pub speaker: Speaker,
+    pub tls: Arc<Tls>,
+    pub disk: Disk,
+    pub timings: Timings,
+    pub stop: CancellationToken,
+    /// Less space is free than the store needs to go on.
+    pub disk_full: AtomicBool,
+    /// One change of membership at a time.
+    pub membership: tokio::sync::Mutex<()>,
+    pub proposals: propose::Queue,
+    clock: Mutex<Clock>,
+    lanes: Mutex<HashMap<String, Arc<tokio::sync::Mutex<Lane>>>>,
+}
+
+/// Cluster time as this leader counts it: what the log had come to when it became leader, and its own monotonic clock
+/// since then. A wall clock that jumps moves nothing.
+struct Clock {
+    term: u64,
+    base: Millis,
+    since: Instant,
+}
+
+/// Where a request for the leader has to go.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum Route {
+    Here,
+    There { id: MemberId, peer: String },
+    Nowhere,
+}
+
+/// Why a question got no answer from another server.
+#[derive(Debug)]
+pub(crate) enum AskError {
+    /// It was never sent.
+    NotSent(String),
+    /// It may have been acted on.
+    Lost(String),
+}
+
+impl Core {
+    #[allow(clippy::too_many_arguments, reason = "called once, by the opening")]
+    pub fn new(
+        config: &Config,
+        raft: Raft,
+        replica: Arc<Replica>,
+        machine: RaftMachine,
+        log: LogStore,
+        speaker: Speaker,
+        tls: Arc<Tls>,
+        disk: Disk,
+        proposals: propose::Queue,
+    ) -> Core {
+        Core {
+            raft,
+            replica,
+            machine,
+            log,
+            speaker,
+            tls,
+            disk,
+            timings: config.timings.clone(),
+            stop: CancellationToken::new(),
+            disk_full: AtomicBool::new(false),
+            membership: tokio::sync::Mutex::new(()),
+            proposals,
+            clock: Mutex::new(Clock { term: 0, base: 0, since: Instant::now() }),
+            lanes: Mutex::default(),
+        }
+    }
+
+    pub fn metrics(&self) -> RaftMetrics<Types> {
+        self.raft.metrics().borrow_watched().clone()
+    }
+
+    /// All members by id, learners included, as this server knows them.
+    pub fn members(&self) -> BTreeMap<MemberId, Member> {
+        let metrics = self.raft.server_metrics();
+        let metrics = metrics.borrow_watched();
+        metrics.membership_config.nodes().map(|(id, member)| (*id, member.clone())).collect()
+    }
+
+    /// Whether this server leads, and a quorum has said so of late. A leader that was cut off answers no.
+    pub fn leads(&self) -> bool {
+        let server = self.raft.server_metrics();
+        let server = server.borrow_watched();
+        if server.state != ServerState::Leader || server.current_leader != Some(self.speaker.me) {
+            return false;
+        }
+        let alone = server.membership_config.voter_ids().count() == 1;
+        drop(server);
+        if alone {
+            return true;
+        }
+        let acked = self.raft.data_metrics().borrow_watched().last_quorum_acked.map(|at| at.elapsed());
+        acked.is_some_and(|ago| ago < self.timings.election_max * 2)
+    }
+
+    pub fn route(&self) -> Route {
+        let server = self.raft.server_metrics();
+        let (leader, member) = {
+            let server = server.borrow_watched();
+            let Some(leader) = server.current_leader else { return Route::Nowhere };
+            (leader, server.membership_config.get_node(&leader).cloned())
+        };
+        if leader == self.speaker.me {
+            return if self.leads() { Route::Here } else { Route::Nowhere };
+        }
+        member.map_or(Route::Nowhere, |member| Route::There { id: leader, peer: member.peer })
+    }
+
+    /// Returns when the leader may have changed, or after a moment: how one waits for an election.
+    pub async fn leader_may_have_changed(&self, deadline: Instant) {
+        let mut server = self.raft.server_metrics();
+        let moment = (Instant::now() + Duration::from_millis(50)).min(deadline);
+        // Either way the caller looks again.
+        let _ = tokio::time::timeout_at(moment, server.changed()).await;
+    }
+
+    /// The cluster's time, for a leader to stamp a command with.
+    pub fn now(&self) -> Millis {
+        let term = self.raft.server_metrics().borrow_watched().vote.leader_id.term;
+        let applied = self.replica.inspect(|machine| machine.counters().time);
+        let mut clock = self.clock.lock();
+        if clock.term != term {
+            *clock = Clock { term, base: applied, since: Instant::now() };
+        }
+        (clock.base + clock.since.elapsed().as_millis() as Millis).max(applied)
+    }
+
+    /// Waits until this server has applied the log entry.
+    pub async fn applied(&self, index: u64, deadline: Instant) -> bool {
+        let mut next = self.machine.watch_applied();
+        matches!(tokio::time::timeout_at(deadline, next.wait_for(|next| *next > index)).await, Ok(Ok(_)))
+    }
+
+    /// Asks another server, on a connection that carries no log traffic.
+    pub async fn ask(
+        &self,
+        id: MemberId,
+        peer: &str,
+        ask: &Ask,
+        deadline: Instant,
+    ) -> Result<Told, AskError> {
+        let lane = self.lanes.lock().entry(peer.to_string()).or_insert_with(|| self.lane(peer)).clone();
+        let connected = async { lane.lock().await.client().await };
+        let mut client = match tokio::time::timeout_at(deadline, connected).await {
+            Ok(Ok(client)) => client,
+            Ok(Err(problem)) => return Err(AskError::NotSent(problem)),
+            Err(_) => return Err(AskError::NotSent("no connection in time".to_string())),
+        };
+        let answer = tokio::time::timeout_at(deadline, client.forward(self.speaker.say(id, ask))).await;
+        match answer {
+            Ok(Ok(answer)) => {
+                codec::decode(&answer.into_inner().payload).map_err(|error| AskError::Lost(error.to_string()))
+            }
+            Ok(Err(status)) => {
+                lane.lock().await.forget();
+                let refused = matches!(
+                    status.code(),
+                    tonic::Code::PermissionDenied
+                        | tonic::Code::FailedPrecondition
+                        | tonic::Code::InvalidArgument
+                );
+                let problem = whole(&status);
+                Err(if refused { AskError::NotSent(problem) } else { AskError::Lost(problem) })
+            }
+            Err(_) => Err(AskError::Lost("no answer in time".to_string())),
+        }
+    }
+
+    fn lane(&self, peer: &str) -> Arc<tokio::sync::Mutex<Lane>> {
+        Arc::new(tokio::sync::Mutex::new(Lane::new(self.tls.clone(), peer.to_string())))
+    }
+
+    pub fn refuse_when_full(&self) -> Result<(), StoreError> {
+        if self.disk_full.load(Ordering::Acquire) {
+            return Err(StoreError::Disk(format!(
+                "too little space is left below {}",
+                self.disk.dir.display()
+            )));
+        }
+        Ok(())
+    }
+
+    /// Waits a while for what a newly opened server should have: a member's place, and, where it is alone, its own
+    /// leadership. A cluster without a quorum does not keep it from opening.
+    pub async fn settle(&self, patience: Duration) {
+        let voters: Vec<MemberId> = {
+            let server = self.raft.server_metrics();
+            let server = server.borrow_watched();
+            server.membership_config.voter_ids().collect()
+        };
+        let deadline = Instant::now() + patience;
+        if voters == [self.speaker.me] {
+            // Nobody else could be elected, so there is nothing to wait for.
+            if let Err(error) = self.raft.trigger().elect(false).await {
+                tracing::warn!(%error, "no election");
+            }
+            while !self.leads() && Instant::now() < deadline {
+                self.leader_may_have_changed(deadline).await;
+            }
+        } else if voters.is_empty() {
+            while !self.members().contains_key(&self.speaker.me) && Instant::now() < deadline {
+                self.leader_may_have_changed(deadline).await;
+            }
+        }
+    }
+}

@@ -1,0 +1,87 @@
+//! The types consensus is told to use.
+
+use std::fmt;
+use std::sync::Arc;
+
+use bytes::Bytes;
+use imbl::OrdMap;
+use serde::{Deserialize, Serialize};
+
+use crate::command::Reply;
+use crate::lease::Lease;
+use crate::mvcc::{Counters, Machine};
+use crate::types::{Entry as KeyEntry, LeaseId, MemberId};
+
+openraft::declare_raft_types!(
+    /// Members are numbered by the log and known by their addresses.
+    pub(crate) Types:
+        D = Payload,
+        R = Answer,
+        NodeId = MemberId,
+        Node = Member,
+);
+
+pub(crate) type LogId = openraft::alias::LogIdOf<Types>;
+pub(crate) type Vote = openraft::alias::VoteOf<Types>;
+pub(crate) type LogEntry = openraft::alias::EntryOf<Types>;
+pub(crate) type StoredMembership = openraft::alias::StoredMembershipOf<Types>;
+pub(crate) type Snapshot = openraft::alias::SnapshotOf<Types, Image>;
+pub(crate) type SnapshotMeta = openraft::alias::SnapshotMetaOf<Types>;
+pub(crate) type Raft = openraft::Raft<Types, super::machine::RaftMachine>;
+
+/// An encoded [`crate::command::Batch`]: encoded once, by the leader; the same bytes on every disk and wire.
+#[derive(Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct Payload(pub Bytes);
+
+impl fmt::Debug for Payload {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Payload({} bytes)", self.0.len())
+    }
+}
+
+impl fmt::Display for Payload {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} bytes", self.0.len())
+    }
+}
+
+/// The replies to a batch's commands, in order.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub(crate) struct Answer(pub Vec<Reply>);
+
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct Member {
+    /// Where it listens for peers, host:port.
+    pub peer: String,
+    /// The API address its clients are told of, host:port.
+    pub client: String,
+}
+
+/// How far a state has come, as consensus counts.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct Position {
+    pub applied: Option<LogId>,
+    pub membership: StoredMembership,
+}
+
+/// A state at one point, with all its maps shared: what a snapshot is made of. Without history.
+#[derive(Clone, Debug)]
+pub(crate) struct Image {
+    pub counters: Counters,
+    pub entries: OrdMap<Bytes, Arc<KeyEntry>>,
+    pub leases: OrdMap<LeaseId, Lease>,
+}
+
+impl Image {
+    pub fn of(machine: &Machine) -> Image {
+        Image {
+            counters: machine.counters().clone(),
+            entries: machine.view().current.clone(),
+            leases: machine.leases().table().clone(),
+        }
+    }
+
+    pub fn into_machine(self) -> Machine {
+        Machine::restore(self.counters, self.entries, self.leases)
+    }
+}
