@@ -117,7 +117,8 @@ impl ApiServer {
             let store = self.context.store.clone();
             let api = self.local(User::controllers());
             let addresses = move || store.client_addresses();
-            tokio::spawn(crate::bootstrap::run(api, addresses, background.clone()))
+            let service_cidr = self.context.config.service_cidr.clone();
+            tokio::spawn(crate::bootstrap::run(api, service_cidr, addresses, background.clone()))
         };
         let served = front::tls::serve(self.context.clone(), tls, listeners, stop).await;
         background.cancel();

@@ -141,17 +141,28 @@ pub struct Auth {
 }
 
 impl Auth {
-    /// Reads the token file and the key; reads no object yet.
+    /// Reads the token file and the key, and the roles the store holds now.
     pub fn new(config: &AuthConfig, store: Store) -> Result<Auth, AuthError> {
-        let objects: Arc<dyn Objects> = Arc::new(Stored::new(store.clone()));
+        let objects = Arc::new(Stored::new(store.clone()));
+        let auth = Auth::with_objects(config, store, objects)?;
+        if let Err(error) = rbac::follow::load(&auth.store, auth.authorizer.index()) {
+            tracing::warn!(%error, "roles cannot be read yet");
+        }
+        Ok(auth)
+    }
+
+    pub(crate) fn with_objects(
+        config: &AuthConfig,
+        store: Store,
+        objects: Arc<dyn Objects>,
+    ) -> Result<Auth, AuthError> {
         let signer = Arc::new(TokenSigner::new(config)?);
         let authenticator = Arc::new(Authenticator::new(config, signer.clone(), objects.clone())?);
         let authorizer = Arc::new(Authorizer::new(objects.clone()));
         Ok(Auth { authenticator, authorizer, signer, objects, store })
     }
 
-    /// Keeps the RBAC index up to date until cancelled. The first load happens before the first await, so that a
-    /// server that has started this task before it serves decides on what its store holds.
+    /// Keeps the RBAC index up to date until cancelled.
     pub async fn follow(&self, stop: CancellationToken) {
         rbac::follow::follow(self.store.clone(), self.authorizer.index().clone(), stop).await;
     }
