@@ -29,6 +29,8 @@ mod link;
 mod reflector;
 mod routes;
 mod service;
+#[cfg(test)]
+mod tests;
 
 use std::collections::{HashMap, HashSet};
 use std::net::{IpAddr, Ipv4Addr};

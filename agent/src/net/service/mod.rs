@@ -12,6 +12,8 @@ mod compile;
 mod conntrack;
 mod ruleset;
 mod sync;
+#[cfg(test)]
+mod tests;
 
 pub(super) use compile::{View, compile};
 pub(super) use sync::follow;
