@@ -16,7 +16,7 @@ mod cluster;
 mod config;
 mod events;
 mod extend;
-mod labels;
+pub(crate) mod labels;
 pub mod meta;
 pub mod names;
 mod network;
