@@ -149,7 +149,7 @@ impl Handler {
                 ..Reply::default()
             },
             Answer::Alias(record, target) => {
-                let mut answers = vec![record];
+                let mut answers = vec![*record];
                 if record_type != RecordType::CNAME {
                     answers.extend(self.chase(&zone, &target, record_type).await);
                 }
@@ -164,7 +164,7 @@ impl Handler {
     async fn chase(&self, zone: &Zone, target: &str, record_type: RecordType) -> Vec<Record> {
         match zone.answer(target, record_type) {
             Answer::Records(records) => records,
-            Answer::Alias(record, _) => vec![record],
+            Answer::Alias(record, _) => vec![*record],
             Answer::NoData | Answer::NoName => Vec::new(),
             Answer::Elsewhere => match Name::from_ascii(format!("{target}.")) {
                 Ok(name) => {

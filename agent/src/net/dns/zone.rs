@@ -20,7 +20,7 @@ const SPECIFICATION: &str = "1.1.0";
 pub(super) enum Answer {
     Records(Vec<Record>),
     /// A name that is an alias: its record, and the name to go on with.
-    Alias(Record, String),
+    Alias(Box<Record>, String),
     /// The name exists, with no record of this type.
     NoData,
     NoName,
@@ -230,7 +230,7 @@ impl Entry {
         if let Some(alias) = &self.alias {
             let data = to_name(alias).map(|target| RData::CNAME(CNAME(target)));
             return match data.and_then(|data| record(name, data)) {
-                Some(record) => Answer::Alias(record, alias.clone()),
+                Some(record) => Answer::Alias(Box::new(record), alias.clone()),
                 None => Answer::NoData,
             };
         }
