@@ -12,6 +12,7 @@
 mod access;
 mod apps;
 mod batch;
+mod check;
 mod cluster;
 mod config;
 mod events;

@@ -1,6 +1,12 @@
 //! Pods, and the pod templates inside other kinds.
 
+mod container;
 mod defaults;
+mod placement;
+mod resources;
+mod update;
+mod validate;
+mod volume;
 
 use serde_json::{Value, json};
 
@@ -8,6 +14,9 @@ use super::value::{carry, int, object, set, text};
 use super::{Entry, PLAIN, Strategy};
 
 pub(super) use defaults::template as default_template;
+pub(super) use placement::{node_selector, taint_effect};
+pub(super) use validate::template as validate_template;
+pub(super) use volume::host_path;
 
 pub(super) static KINDS: &[Entry] = &[(
     "",
@@ -17,6 +26,8 @@ pub(super) static KINDS: &[Entry] = &[(
         prepare_create,
         prepare_update,
         prepare_status_update,
+        validate: validate::pod,
+        validate_update: update::validate,
         grace,
         generation: true,
         ..PLAIN
