@@ -101,6 +101,7 @@ pub fn all() -> Vec<Controller> {
     vec![
         workloads::replica_set::controller(),
         workloads::deployment::controller(),
+        workloads::replication_controller::controller(),
         cluster::namespace::controller(),
         cluster::namespace_content::controller(),
         cluster::node_addresses::controller(),

@@ -4,6 +4,8 @@ pub mod deployment;
 mod deployment_status;
 pub mod ranking;
 pub mod replica_set;
+pub mod replicas;
+pub mod replication_controller;
 
 use std::sync::Arc;
 
