@@ -23,6 +23,7 @@ pub mod discovery;
 pub mod front;
 pub mod openapi;
 pub mod patch;
+pub mod protobuf;
 pub mod request;
 pub mod review;
 pub mod schema;

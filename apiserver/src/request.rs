@@ -27,6 +27,8 @@ pub enum Format {
     #[default]
     Json,
     Yaml,
+    /// Kubernetes' own protobuf, which Go clients send.
+    Protobuf,
 }
 
 /// An undecoded document.

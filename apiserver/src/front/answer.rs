@@ -29,7 +29,7 @@ pub struct Style {
 impl Style {
     fn content_type(self) -> &'static str {
         match self.format {
-            Format::Json => "application/json",
+            Format::Json | Format::Protobuf => "application/json",
             Format::Yaml => "application/yaml",
         }
     }
@@ -45,7 +45,7 @@ impl Style {
         }
         let Ok(value) = serde_json::from_slice::<Value>(json) else { return json.clone() };
         match self.format {
-            Format::Json => {
+            Format::Json | Format::Protobuf => {
                 let mut text = serde_json::to_vec_pretty(&value).unwrap_or_default();
                 text.push(b'\n');
                 text.into()

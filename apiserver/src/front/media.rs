@@ -7,6 +7,7 @@ use crate::request::Format;
 
 const JSON: &str = "application/json";
 const YAML: &str = "application/yaml";
+const PROTOBUF: &str = "application/vnd.kubernetes.protobuf";
 
 /// What the `Accept` header comes to.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -18,7 +19,7 @@ pub struct Wanted {
 /// The first media range that this server can answer with decides; 406 where none is.
 ///
 /// # Errors
-/// Protobuf, which is not spoken here, without anything else beside it.
+/// Protobuf, which is read but not written here, without anything else beside it.
 pub fn accept(header: &str) -> Result<Wanted, Status> {
     let mut ranges = header.split(',').map(str::trim).filter(|range| !range.is_empty()).peekable();
     if ranges.peek().is_none() {
@@ -67,7 +68,11 @@ pub fn content(header: &str) -> Result<Format, Status> {
         // Browsers and curl send a form type with every body; upstream's decoder looks for JSON then.
         "" | JSON | "application/x-www-form-urlencoded" | "text/plain" | "*/*" => Ok(Format::Json),
         YAML | "text/yaml" | "application/x-yaml" => Ok(Format::Yaml),
-        other => Err(Status::unsupported_media_type(other, "application/json, application/yaml")),
+        PROTOBUF => Ok(Format::Protobuf),
+        other => Err(Status::unsupported_media_type(
+            other,
+            "application/json, application/yaml, application/vnd.kubernetes.protobuf",
+        )),
     }
 }
 
@@ -113,8 +118,9 @@ mod tests {
     }
 
     #[test]
-    fn protobuf_bodies_and_unknown_patches_are_refused() {
-        assert_eq!(content("application/vnd.kubernetes.protobuf").expect_err("refused").code, 415);
+    fn unknown_bodies_and_patches_are_refused() {
+        assert_eq!(content("application/cbor").expect_err("refused").code, 415);
+        assert_eq!(content(PROTOBUF).expect("known"), Format::Protobuf);
         assert_eq!(content("application/json; charset=utf-8").expect("known"), Format::Json);
         assert_eq!(patch("application/json").expect_err("refused").code, 415);
     }

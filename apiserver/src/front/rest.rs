@@ -131,6 +131,7 @@ fn delete_options(bytes: &[u8], format: request::Format, query: &Query) -> Resul
     };
     let value: Value = match format {
         request::Format::Json => serde_json::from_slice(bytes).map_err(|error| unreadable(&error))?,
+        request::Format::Protobuf => crate::protobuf::decode(bytes)?,
         request::Format::Yaml => {
             let text = std::str::from_utf8(bytes).map_err(|error| unreadable(&error))?;
             serde_saphyr::from_str(text).map_err(|error| unreadable(&error))?

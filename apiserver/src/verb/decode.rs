@@ -43,6 +43,10 @@ pub(super) fn validation(options: &WriteOptions) -> Result<FieldValidation, Stat
 pub(super) fn json(body: &Body) -> Result<Cow<'_, [u8]>, Status> {
     match body.format {
         Format::Json => Ok(Cow::Borrowed(&body.bytes)),
+        Format::Protobuf => {
+            let value = crate::protobuf::decode(&body.bytes)?;
+            serde_json::to_vec(&value).map(Cow::Owned).map_err(|error| Status::internal(error.to_string()))
+        }
         Format::Yaml => {
             let text = std::str::from_utf8(&body.bytes)
                 .map_err(|error| Status::bad_request(format!("the body is not UTF-8: {error}")))?;

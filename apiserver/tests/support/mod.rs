@@ -12,7 +12,8 @@ use hyper_util::rt::TokioIo;
 use kontiki_apiserver::{ApiServer, ServerConfig};
 use kontiki_store::Store;
 use rcgen::{
-    BasicConstraints, CertificateParams, DnType, ExtendedKeyUsagePurpose, IsCa, Issuer, KeyPair, KeyUsagePurpose,
+    BasicConstraints, CertificateParams, DnType, ExtendedKeyUsagePurpose, IsCa, Issuer, KeyPair,
+    KeyUsagePurpose,
 };
 use rustls::RootCertStore;
 use rustls::pki_types::pem::PemObject;

@@ -1,10 +1,8 @@
 //! The API as a client sees it, over TLS.
 
-mod support;
-
+use crate::support::Harness;
 use http::Method;
 use serde_json::{Value, json};
-use support::Harness;
 
 fn config_map(name: &str, labels: Value) -> Value {
     json!({"metadata": {"name": name, "labels": labels}, "data": {"k": "v"}})
