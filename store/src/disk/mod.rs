@@ -1,6 +1,7 @@
 //! What survives: two sled databases in the data directory, each synced for real.
 //!
 //! ```text
+//!   DIR/member       whose directory this is
 //!   DIR/log/         journal: vote, purge mark, entries in chunks; identity of this member
 //!   DIR/checkpoint/  state: keys, leases, counters, applied index
 //! ```
@@ -10,6 +11,8 @@
 pub(crate) mod checkpoint;
 pub(crate) mod journal;
 pub(crate) mod sync;
+#[cfg(test)]
+mod tests;
 
 use std::path::{Path, PathBuf};
 
@@ -78,6 +81,18 @@ pub(crate) struct Identity {
 }
 
 const IDENTITY: &[u8] = b"identity";
+const MEMBER: &str = "member";
+
+/// Creates the file whole or not at all.
+fn write_durably(dir: &Path, name: &str, contents: &[u8]) -> std::io::Result<()> {
+    use std::io::Write;
+    let unfinished = dir.join(format!("{name}.unfinished"));
+    let mut file = std::fs::File::create(&unfinished)?;
+    file.write_all(contents)?;
+    file.sync_all()?;
+    std::fs::rename(&unfinished, dir.join(name))?;
+    std::fs::File::open(dir)?.sync_all()
+}
 
 /// An open data directory.
 pub(crate) struct Disk {
@@ -126,24 +141,41 @@ impl Disk {
         Ok(disk)
     }
 
-    /// `None` in a directory that belongs to nobody yet.
+    /// `None` in a directory that belongs to nobody yet. The identity stands in the database and in a file beside it:
+    /// sled opens as if it were new where the beginning of its file is damaged.
     pub fn identity(&self) -> Result<Option<Identity>, DiskError> {
-        match self.log.get(IDENTITY)? {
-            Some(record) => Ok(Some(codec::decode(&record)?)),
-            None if self.log.tree_names().iter().any(|name| name.as_ref() == journal::ENTRIES)
-                || !self.state.is_empty() =>
-            {
+        let file = self.dir.join(MEMBER);
+        let beside: Option<Identity> = match std::fs::read(&file) {
+            Ok(record) => Some(codec::decode(&record)?),
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => None,
+            Err(error) => return Err(DiskError::Io(format!("{}: {error}", file.display()))),
+        };
+        let inside: Option<Identity> = match self.log.get(IDENTITY)? {
+            Some(record) => Some(codec::decode(&record)?),
+            None => None,
+        };
+        let used = !self.state.is_empty()
+            || self.log.tree_names().iter().any(|name| name.as_ref() == journal::ENTRIES);
+        match (inside, beside) {
+            (Some(inside), Some(beside)) if inside == beside => Ok(Some(inside)),
+            (Some(_), Some(_)) => {
+                Err(DiskError::Corrupt("two records disagree on whose directory this is".to_string()))
+            }
+            (None, Some(_)) => Err(DiskError::Corrupt("the log database has lost what it held".to_string())),
+            (_, None) if used => {
                 Err(DiskError::Corrupt("the record that names the cluster is missing".to_string()))
             }
-            None => Ok(None),
+            // The power went while the directory was being claimed; nothing else was written.
+            (_, None) => Ok(None),
         }
     }
 
     /// Blocks until it is durable.
     pub fn claim(&self, identity: &Identity) -> Result<(), DiskError> {
-        self.log.insert(IDENTITY, codec::encode(identity))?;
+        let record = codec::encode(identity);
+        self.log.insert(IDENTITY, record.as_slice())?;
         self.log.flush()?;
-        Ok(())
+        write_durably(&self.dir, MEMBER, &record).map_err(|error| DiskError::Io(error.to_string()))
     }
 
     pub fn bytes(&self) -> u64 {

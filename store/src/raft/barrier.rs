@@ -79,7 +79,7 @@ pub(crate) fn run(core: Arc<Core>, mut waiting: Waiting) {
 }
 
 /// The index up to which a read has to see, as a leader confirmed by a quorum knows it.
-async fn ask(core: &Core, deadline: Instant) -> Result<u64, StoreError> {
+pub(crate) async fn ask(core: &Core, deadline: Instant) -> Result<u64, StoreError> {
     while Instant::now() < deadline {
         let index = match core.route() {
             Route::Here => read_index(core, deadline).await,

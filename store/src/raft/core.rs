@@ -216,24 +216,26 @@ impl Core {
     /// Waits a while for what a newly opened server should have: a member's place, and, where it is alone, its own
     /// leadership. A cluster without a quorum does not keep it from opening.
     pub async fn settle(&self, patience: Duration) {
+        let deadline = Instant::now() + patience;
+        while !self.members().contains_key(&self.speaker.me) && Instant::now() < deadline {
+            self.leader_may_have_changed(deadline).await;
+        }
         let voters: Vec<MemberId> = {
             let server = self.raft.server_metrics();
             let server = server.borrow_watched();
             server.membership_config.voter_ids().collect()
         };
-        let deadline = Instant::now() + patience;
-        if voters == [self.speaker.me] {
-            // Nobody else could be elected, so there is nothing to wait for.
-            if let Err(error) = self.raft.trigger().elect(false).await {
-                tracing::warn!(%error, "no election");
-            }
-            while !self.leads() && Instant::now() < deadline {
-                self.leader_may_have_changed(deadline).await;
-            }
-        } else if voters.is_empty() {
-            while !self.members().contains_key(&self.speaker.me) && Instant::now() < deadline {
-                self.leader_may_have_changed(deadline).await;
-            }
+        if voters != [self.speaker.me] {
+            return;
+        }
+        // Nobody else could be elected, so there is nothing to wait for.
+        if let Err(error) = self.raft.trigger().elect(false).await {
+            tracing::warn!(%error, "no election");
+        }
+        // What the log held may have been acknowledged: it is applied before anyone reads.
+        match super::barrier::ask(self, deadline).await {
+            Ok(index) if self.applied(index, deadline).await => {}
+            _ => tracing::warn!("opened before everything in the log was applied"),
         }
     }
 }

@@ -83,6 +83,10 @@ impl LogStore {
         self.known.lock().purged
     }
 
+    pub fn last(&self) -> Option<LogId> {
+        self.known.lock().last
+    }
+
     pub fn is_empty(&self) -> bool {
         let known = self.known.lock();
         known.vote.is_none() && known.last.is_none()
@@ -96,7 +100,7 @@ impl LogStore {
     /// Waits until everything enqueued is durable, and ends the writer.
     pub async fn stop(&self) {
         let (done, stopped) = tokio::sync::oneshot::channel();
-        if self.journal.stop(Box::new(move |_| drop(done.send(())))).is_ok() {
+        if self.journal.stop(Box::new(move |result| drop(done.send(result)))).is_ok() {
             // A writer that is gone has nothing left to make durable.
             let _ = stopped.await;
         }
@@ -247,7 +251,7 @@ impl RaftLogStorage<Types> for LogStore {
         while known.recent.back().is_some_and(|(_, entry)| entry.index() >= from) {
             known.recent_bytes -= known.recent.pop_back().map_or(0, |(size, _)| size);
         }
-        known.last = last.max(known.purged);
+        known.last = known.last.min(last).max(known.purged);
         drop(known);
         self.journal.truncate(from)
     }

@@ -74,8 +74,9 @@ impl RaftMachine {
         self.shared.progress.lock().position.applied
     }
 
-    pub fn membership(&self) -> StoredMembership {
-        self.shared.progress.lock().position.membership.clone()
+    /// Whether the state follows from the log alone, which then has to reach up to it.
+    pub fn follows_the_log(&self) -> bool {
+        !self.shared.progress.lock().position.installed
     }
 
     /// Changes with each applied entry: the next index to apply.
@@ -118,6 +119,7 @@ impl Shared {
         let mut progress = self.progress.lock();
         let applied = self.replica.apply(&batches);
         progress.position.applied = Some(last);
+        progress.position.installed = false;
         if let Some(membership) = membership {
             progress.position.membership = membership;
         }
@@ -181,7 +183,8 @@ impl RaftStateMachine<Types> for RaftMachine {
     }
 
     async fn install_snapshot(&mut self, meta: &SnapshotMeta, image: Image) -> Result<(), io::Error> {
-        let position = Position { applied: meta.last_log_id, membership: meta.last_membership.clone() };
+        let position =
+            Position { applied: meta.last_log_id, membership: meta.last_membership.clone(), installed: true };
         // Waits for a checkpoint in the making, so that the older state is not written over the newer one.
         let mut checkpoint = self.shared.checkpoint.clone().lock_owned().await;
         let machine = image.into_machine();

@@ -14,6 +14,8 @@
 mod barrier;
 mod core;
 mod log;
+#[cfg(test)]
+mod log_tests;
 mod machine;
 mod membership;
 mod network;
@@ -251,6 +253,9 @@ async fn open(config: Config) -> Result<(Arc<Core>, propose::Queue, barrier::Que
         }
         if log.is_empty() && machine.applied().is_some() {
             return Err(DiskError::Corrupt("there is a checkpoint, but no log".to_string()));
+        }
+        if machine.follows_the_log() && log.last() < machine.applied() {
+            return Err(DiskError::Corrupt("the log ends before what was applied from it".to_string()));
         }
         Ok((log, machine, replica))
     })

@@ -62,6 +62,8 @@ pub(crate) struct Member {
 pub(crate) struct Position {
     pub applied: Option<LogId>,
     pub membership: StoredMembership,
+    /// The state came as a snapshot, which the log need not reach up to; otherwise it does.
+    pub installed: bool,
 }
 
 /// A state at one point, with all its maps shared: what a snapshot is made of. Without history.
