@@ -1,5 +1,21 @@
 //! Pods.
+pub mod check;
+pub mod dirs;
+pub mod env;
+pub mod events;
+pub mod hooks;
+pub mod identity;
+mod lifecycle;
+pub mod manager;
 pub mod model;
+pub mod objects;
+mod observe;
 pub mod plan;
+pub mod probe;
 pub mod qos;
+pub mod sandbox;
+pub mod start;
 pub mod status;
+pub mod stop;
+mod worker;
+mod writer;

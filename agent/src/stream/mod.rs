@@ -1,0 +1,2 @@
+//! Streams into pods.
+pub mod exec;
