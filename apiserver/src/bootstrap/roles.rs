@@ -178,6 +178,16 @@ mod tests {
                     && o["metadata"]["name"] == *name
             })
         };
+        let identity = |o: &Value| {
+            (
+                o["kind"].to_string(),
+                o["metadata"].get("namespace").cloned(),
+                o["metadata"]["name"].to_string(),
+            )
+        };
+        for (at, object) in objects.iter().enumerate() {
+            assert!(objects[..at].iter().all(|other| identity(other) != identity(object)), "twice: {object}");
+        }
         let mut bindings = 0;
         for binding in objects.iter().filter(|o| o["roleRef"].is_object()) {
             let reference = &binding["roleRef"];
@@ -189,7 +199,7 @@ mod tests {
             );
             bindings += 1;
         }
-        assert_eq!((objects.len(), bindings), (137, 59));
+        assert_eq!((objects.len(), bindings), (135, 58));
     }
 
     #[test]

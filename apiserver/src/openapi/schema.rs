@@ -2,7 +2,7 @@
 
 use std::collections::BTreeSet;
 
-use kontiki_proto::Resource;
+use kontiki_proto::resource::{Resource, Verbs};
 use serde_json::{Map, Value, json};
 
 use super::prose::Prose;
@@ -35,8 +35,12 @@ fn kind_name(group: &str, version: &str, kind: &str) -> String {
     }
 }
 
-/// Such as `com.example.v1.Toy` for a `Toy` of `example.com/v1`.
+/// Such as `com.example.v1.Toy` for a `Toy` of `example.com/v1`. Options of the core group's subresources come only as
+/// query parameters and have no type in the table.
 fn custom_name(group: &str, version: &str, kind: &str) -> String {
+    if group.is_empty() {
+        return format!("io.k8s.api.core.{version}.{kind}");
+    }
     let mut parts: Vec<&str> = group.split('.').filter(|part| !part.is_empty()).collect();
     parts.reverse();
     parts.extend([version, kind]);
@@ -47,7 +51,7 @@ fn custom_name(group: &str, version: &str, kind: &str) -> String {
 pub(super) fn components(rows: &[&Resource], prose: &Prose) -> Value {
     let mut wanted: BTreeSet<&'static str> = BTreeSet::new();
     let mut components = Map::new();
-    let mut queue: Vec<TypeRef> = ["DeleteOptions", "Status"]
+    let mut queue: Vec<TypeRef> = ["DeleteOptions", "ListMeta", "ObjectMeta", "Status"]
         .iter()
         .filter_map(|kind| {
             schema::type_of_kind("", "v1", kind).or_else(|| schema::type_named(&format!("meta.v1.{kind}")))
@@ -64,7 +68,8 @@ pub(super) fn components(rows: &[&Resource], prose: &Prose) -> Value {
     for row in rows {
         let subresources = row.subresources.iter().map(|sub| (&sub.group, &sub.version, &sub.kind));
         let own = [(&row.group, &row.version, &row.kind), (&row.group, &row.version, &row.list_kind)];
-        for (group, version, kind) in own.into_iter().chain(subresources) {
+        let own = own.into_iter().take(if row.verbs.contains(Verbs::LIST) { 2 } else { 1 });
+        for (group, version, kind) in own.chain(subresources) {
             match schema::type_of_kind(group, version, kind) {
                 Some(of) => queue.push(of),
                 None => {
@@ -96,7 +101,11 @@ pub(super) fn components(rows: &[&Resource], prose: &Prose) -> Value {
 }
 
 fn custom(group: &str, version: &str, kind: &str, list: bool) -> Value {
-    let what = if list { "A list of a custom resource" } else { "A custom resource" };
+    let what = match (group, list) {
+        ("", _) => "Options",
+        (_, true) => "A list of a custom resource",
+        (_, false) => "A custom resource",
+    };
     let metadata = if list { "ListMeta" } else { "ObjectMeta" };
     let mut component = json!({
         "type": "object",
@@ -104,8 +113,12 @@ fn custom(group: &str, version: &str, kind: &str, list: bool) -> Value {
         "x-kubernetes-preserve-unknown-fields": true,
         "x-kubernetes-group-version-kind": [{"group": group, "version": version, "kind": kind}],
     });
-    if schema::type_named(&format!("meta.v1.{metadata}")).is_none() {
-        component["properties"] = json!({"metadata": {"type": "object"}});
+    if !group.is_empty() {
+        component["properties"] = json!({
+            "apiVersion": {"type": "string"},
+            "kind": {"type": "string"},
+            "metadata": reference(&format!("{META}{metadata}")),
+        });
     }
     component
 }

@@ -15,4 +15,7 @@ pub mod rule;
 pub use index::Index;
 pub use rule::Rule;
 
+#[cfg(test)]
+mod tests;
+
 pub const GROUP: &str = "rbac.authorization.k8s.io";
