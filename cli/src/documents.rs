@@ -74,7 +74,8 @@ fn split(text: &str) -> Vec<&str> {
     let mut parts = Vec::new();
     let (mut start, mut at) = (0, 0);
     for line in text.split_inclusive('\n') {
-        let is_mark = line.strip_prefix("---").is_some_and(|rest| rest.trim().is_empty() || rest.starts_with(" #"));
+        let is_mark =
+            line.strip_prefix("---").is_some_and(|rest| rest.trim().is_empty() || rest.starts_with(" #"));
         if is_mark {
             parts.push(&text[start..at]);
             start = at + line.len();
@@ -82,7 +83,9 @@ fn split(text: &str) -> Vec<&str> {
         at += line.len();
     }
     parts.push(&text[start..]);
-    parts.retain(|part| part.lines().any(|line| !line.trim().is_empty() && !line.trim_start().starts_with('#')));
+    parts.retain(|part| {
+        part.lines().any(|line| !line.trim().is_empty() && !line.trim_start().starts_with('#'))
+    });
     parts
 }
 
@@ -99,15 +102,19 @@ mod tests {
     fn documents_and_lists_are_taken_apart() {
         let text = "# head\n---\napiVersion: v1\nkind: A\n---\n---\n{\"apiVersion\":\"v1\",\"kind\":\"B\"}\n---\n\
                     apiVersion: v1\nkind: List\nitems:\n- {apiVersion: v1, kind: C}\n";
-        let kinds: Vec<_> = parsed(text).unwrap().iter().map(|d| d["kind"].as_str().unwrap().to_string()).collect();
+        let kinds: Vec<_> =
+            parsed(text).unwrap().iter().map(|d| d["kind"].as_str().unwrap().to_string()).collect();
         assert_eq!(kinds, ["A", "B", "C"]);
     }
 
     #[test]
     fn what_is_wrong_is_said_with_its_place() {
-        for (text, expected) in
-            [("a: [", "document 1"), ("kind: A", "no apiVersion"), ("apiVersion: v1\n", "no kind"), ("- a", "an object")]
-        {
+        for (text, expected) in [
+            ("a: [", "document 1"),
+            ("kind: A", "no apiVersion"),
+            ("apiVersion: v1\n", "no kind"),
+            ("- a", "an object"),
+        ] {
             let error = parsed(text).unwrap_err().to_string();
             assert!(error.contains(expected), "{error} has {expected}");
         }

@@ -87,9 +87,9 @@ pub fn find(asked: Option<&Path>) -> Result<PathBuf> {
     }
     if let Some(path) = std::env::var_os("KUBECONFIG").filter(|value| !value.is_empty()) {
         // The first of a list that exists; merging several is kubectl's own art.
-        let mut paths = std::env::split_paths(&path);
-        let first = paths.clone().next();
-        return paths.find(|path| path.exists()).or(first).context("KUBECONFIG is empty");
+        let paths: Vec<PathBuf> = std::env::split_paths(&path).collect();
+        let existing = paths.iter().find(|path| path.exists());
+        return existing.or(paths.first()).cloned().context("KUBECONFIG is empty");
     }
     let home = std::env::var_os("HOME").map(|home| PathBuf::from(home).join(".kube/config"));
     let candidates = [home, Some(PathBuf::from(".kontiki/kubeconfig"))];
@@ -102,8 +102,7 @@ pub fn find(asked: Option<&Path>) -> Result<PathBuf> {
 /// # Errors
 /// Names the file, and the context, cluster or user that is missing in it.
 pub fn load(path: &Path, context: Option<&str>) -> Result<Connection> {
-    let text =
-        std::fs::read_to_string(path).with_context(|| format!("cannot read {}", path.display()))?;
+    let text = std::fs::read_to_string(path).with_context(|| format!("cannot read {}", path.display()))?;
     parse(&text, path.parent().unwrap_or(Path::new(".")), context)
         .with_context(|| format!("in {}", path.display()))
 }
@@ -133,10 +132,10 @@ fn parse(text: &str, dir: &Path, context: Option<&str>) -> Result<Connection> {
     };
     let server = server.trim_end_matches('/');
     let server = if server.contains(':') { server.to_string() } else { format!("{server}:443") };
-    let ca_pem = pem(dir, cluster.certificate_authority_data.as_deref(), cluster.certificate_authority.as_deref())?
-        .context("the cluster has no certificate-authority")?;
-    let certificate =
-        pem(dir, user.client_certificate_data.as_deref(), user.client_certificate.as_deref())?;
+    let ca_pem =
+        pem(dir, cluster.certificate_authority_data.as_deref(), cluster.certificate_authority.as_deref())?
+            .context("the cluster has no certificate-authority")?;
+    let certificate = pem(dir, user.client_certificate_data.as_deref(), user.client_certificate.as_deref())?;
     let key = pem(dir, user.client_key_data.as_deref(), user.client_key.as_deref())?;
     let token = match (&user.token, &user.token_file) {
         (Some(token), _) => Some(token.clone()),
@@ -165,8 +164,7 @@ fn pem(dir: &Path, data: Option<&str>, file: Option<&Path>) -> Result<Option<Str
     }
     let Some(file) = file else { return Ok(None) };
     let path = dir.join(file);
-    let text =
-        std::fs::read_to_string(&path).with_context(|| format!("cannot read {}", path.display()))?;
+    let text = std::fs::read_to_string(&path).with_context(|| format!("cannot read {}", path.display()))?;
     Ok(Some(text))
 }
 

@@ -9,6 +9,7 @@
 //! | [`commands`] | the client commands, one file each |
 //! | [`session`] | a command's connection, namespace and kinds |
 //! | [`documents`] | files of JSON and YAML documents |
+//! | [`merge`] | the three-way merge of `apply` |
 //! | [`output`] | tables, JSONPath, YAML |
 //!
 //! **Invariant:** this crate joins the others and talks to people; it holds no logic of a kind. `anyhow` is for here.
@@ -17,6 +18,7 @@ pub mod agent;
 pub mod commands;
 pub mod documents;
 pub mod kubeconfig;
+pub mod merge;
 pub mod output;
 pub mod pki;
 pub mod server;

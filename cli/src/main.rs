@@ -2,7 +2,7 @@
 
 use std::process::ExitCode;
 
-use clap::Parser;
+use clap::{CommandFactory, Parser};
 use kontiki_cli::commands::{self, Global};
 use kontiki_cli::{agent, server, up};
 use tokio_util::sync::CancellationToken;
@@ -60,7 +60,7 @@ fn main() -> ExitCode {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             eprintln!("{}", commands::explain_error(&error));
-            ExitCode::FAILURE
+            ExitCode::from(commands::exit_code(&error))
         }
     }
 }
@@ -71,6 +71,10 @@ async fn run(cli: Cli) -> anyhow::Result<()> {
         Command::Down(args) => up::down(&args),
         Command::Server(args) => server::run(*args, shutdown_signal()?).await,
         Command::Agent(args) => agent::run(*args, shutdown_signal()?).await,
+        Command::Client(commands::Command::Completion(args)) => {
+            clap_complete::generate(args.shell, &mut Cli::command(), "kontiki", &mut std::io::stdout());
+            Ok(())
+        }
         Command::Client(command) => command.run(&cli.global).await,
     }
 }
@@ -90,4 +94,14 @@ fn shutdown_signal() -> anyhow::Result<CancellationToken> {
         cancel.cancel();
     });
     Ok(token)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_arguments_fit_together() {
+        Cli::command().debug_assert();
+    }
 }

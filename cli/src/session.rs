@@ -101,7 +101,9 @@ impl Session {
             return Ok(row.clone());
         }
         let served = self.served().await?.find_kind(api_version, kind);
-        served.cloned().with_context(|| format!("no matches for kind \"{kind}\" in version \"{api_version}\""))
+        served
+            .cloned()
+            .with_context(|| format!("no matches for kind \"{kind}\" in version \"{api_version}\""))
     }
 
     /// What kubectl takes behind a verb: `pods`, `pods a b`, `pods,services`, `pod/a service/b`, `all`.

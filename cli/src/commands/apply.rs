@@ -4,11 +4,12 @@ use std::path::PathBuf;
 
 use anyhow::{Context, Result};
 use clap::Args;
+use kontiki_apiserver::schema;
 use kontiki_proto::api::{Api, GetOptions, PatchType, WriteOptions, decode, encode};
-use kontiki_proto::Resource;
-use serde_json::{Map, Value, json};
+use serde_json::{Value, json};
 
 use crate::documents;
+use crate::merge::three_way;
 use crate::output::name_of;
 use crate::session::Session;
 
@@ -61,19 +62,20 @@ async fn one(session: &Session, args: &ApplyArgs, object: &Value) -> Result<&'st
     };
     let last = live["metadata"]["annotations"][LAST_APPLIED].as_str();
     let last: Value = last.and_then(|text| serde_json::from_str(text).ok()).unwrap_or(Value::Null);
-    let patch = three_way(&last, &wanted, &live);
-    if patch.as_object().is_none_or(Map::is_empty) {
+    let of = schema::type_of(&row);
+    let patch = three_way(of, &last, &wanted, &live);
+    if patch == json!({}) {
         return Ok("unchanged");
     }
     // Lists merge by their keys where the server knows these; custom resources replace them.
-    let patch_type = if builtin(&row) { PatchType::StrategicMerge } else { PatchType::Merge };
+    let patch_type = if of.is_some() { PatchType::StrategicMerge } else { PatchType::Merge };
     let before = live["metadata"]["resourceVersion"].clone();
     let after: Value = decode(&session.client.patch(&target, patch_type, encode(&patch)?, &options).await?)?;
-    Ok(if after["metadata"]["resourceVersion"] == before && !args.dry_run { "unchanged" } else { "configured" })
-}
-
-fn builtin(row: &Resource) -> bool {
-    kontiki_proto::Registry::builtin().find(&row.group, &row.version, &row.plural).is_some()
+    Ok(if after["metadata"]["resourceVersion"] == before && !args.dry_run {
+        "unchanged"
+    } else {
+        "configured"
+    })
 }
 
 /// The object with its own text in the annotation, as kubectl writes it.
@@ -89,122 +91,9 @@ fn annotated(object: &Value) -> Result<Value> {
     Ok(plain)
 }
 
-/// The changes that make `live` what `wanted` says, and remove what `last` said and `wanted` no longer does. What
-/// others have set stays.
-pub fn three_way(last: &Value, wanted: &Value, live: &Value) -> Value {
-    let empty = Map::new();
-    let (last, live) = (last.as_object().unwrap_or(&empty), live.as_object().unwrap_or(&empty));
-    let mut patch = Map::new();
-    for (key, value) in wanted.as_object().unwrap_or(&empty) {
-        match (value, live.get(key)) {
-            (Value::Object(_), Some(current @ Value::Object(_))) => {
-                let inner = three_way(last.get(key).unwrap_or(&Value::Null), value, current);
-                if inner.as_object().is_some_and(|inner| !inner.is_empty()) {
-                    patch.insert(key.clone(), inner);
-                }
-            }
-            (Value::Array(items), Some(Value::Array(current))) => {
-                let former = last.get(key).and_then(Value::as_array);
-                if !covered(items, current) || former.is_some_and(|former| former != items) {
-                    list_patch(key, former, items, &mut patch);
-                }
-            }
-            (value, Some(current)) if value == current => {}
-            (Value::Null, None) => {}
-            (value, _) => {
-                patch.insert(key.clone(), value.clone());
-            }
-        }
-    }
-    for key in last.keys() {
-        if !wanted.as_object().is_some_and(|wanted| wanted.contains_key(key)) && live.contains_key(key) {
-            patch.insert(key.clone(), Value::Null);
-        }
-    }
-    patch.into()
-}
-
-/// Whether the live list has the wanted items in order, each with at least the wanted fields.
-fn covered(wanted: &[Value], live: &[Value]) -> bool {
-    wanted.len() == live.len() && wanted.iter().zip(live).all(|(wanted, live)| contains(wanted, live))
-}
-
-fn contains(wanted: &Value, live: &Value) -> bool {
-    match (wanted, live) {
-        (Value::Object(wanted), Value::Object(live)) => wanted
-            .iter()
-            .all(|(key, value)| live.get(key).map_or(value.is_null(), |current| contains(value, current))),
-        (Value::Array(wanted), Value::Array(live)) => covered(wanted, live),
-        (wanted, live) => wanted == live,
-    }
-}
-
-/// Keys by which upstream merges lists of objects; the first all items have decides which items went away.
-const MERGE_KEYS: [&str; 6] = ["name", "containerPort", "mountPath", "port", "ip", "uid"];
-
-/// The wanted list, and for merged lists a directive for each item that has gone.
-fn list_patch(key: &str, former: Option<&Vec<Value>>, wanted: &[Value], patch: &mut Map<String, Value>) {
-    let mut items = wanted.to_vec();
-    if let Some(former) = former {
-        let keyed = |items: &[Value], key: &str| items.iter().all(|item| item.get(key).is_some());
-        if let Some(merge_key) = MERGE_KEYS.iter().find(|k| keyed(former, k) && keyed(wanted, k)) {
-            for item in former {
-                let gone = wanted.iter().all(|other| other[merge_key] != item[merge_key]);
-                if gone {
-                    let name = *merge_key;
-                    items.push(json!({ "$patch": "delete", name: item[merge_key] }));
-                }
-            }
-        }
-    }
-    patch.insert(key.into(), items.into());
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    /// last, wanted, live, and the patch.
-    fn check(last: Value, wanted: Value, live: Value, expected: Value) {
-        assert_eq!(three_way(&last, &wanted, &live), expected, "last {last} wanted {wanted} live {live}");
-    }
-
-    #[test]
-    fn only_what_differs_is_sent_and_others_fields_stay() {
-        check(json!({ "a": 1 }), json!({ "a": 1 }), json!({ "a": 1, "other": 2 }), json!({}));
-        check(json!({ "a": 1 }), json!({ "a": 2 }), json!({ "a": 1, "other": 2 }), json!({ "a": 2 }));
-        check(json!({ "a": 1, "b": 1 }), json!({ "a": 1 }), json!({ "a": 1, "b": 1 }), json!({ "b": null }));
-        check(json!({ "a": 1, "b": 1 }), json!({ "a": 1 }), json!({ "a": 1 }), json!({}));
-        check(
-            json!({ "s": { "x": 1, "y": 1 } }),
-            json!({ "s": { "x": 2 } }),
-            json!({ "s": { "x": 1, "y": 1, "z": 1 } }),
-            json!({ "s": { "x": 2, "y": null } }),
-        );
-    }
-
-    #[test]
-    fn lists_are_sent_when_they_differ_and_defaults_in_them_are_no_difference() {
-        let wanted = json!({ "c": [{ "name": "a", "image": "x" }] });
-        check(
-            wanted.clone(),
-            wanted.clone(),
-            json!({ "c": [{ "name": "a", "image": "x", "pull": "Always" }] }),
-            json!({}),
-        );
-        check(
-            wanted.clone(),
-            wanted.clone(),
-            json!({ "c": [{ "name": "a", "image": "changed" }] }),
-            wanted.clone(),
-        );
-        check(
-            json!({ "c": [{ "name": "a" }, { "name": "b" }] }),
-            json!({ "c": [{ "name": "a" }] }),
-            json!({ "c": [{ "name": "a" }, { "name": "b" }] }),
-            json!({ "c": [{ "name": "a" }, { "$patch": "delete", "name": "b" }] }),
-        );
-    }
 
     #[test]
     fn the_annotation_holds_the_object_without_itself() {

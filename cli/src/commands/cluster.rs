@@ -73,8 +73,10 @@ pub async fn run(session: &Session, command: ClusterCommand) -> Result<()> {
             show(&status, args.output, &members_table(&status))
         }
         ClusterCommand::Join(args) => {
-            let request =
-                pb::JoinRequest { peer_address: args.peer_address.clone(), client_address: args.client_address };
+            let request = pb::JoinRequest {
+                peer_address: args.peer_address.clone(),
+                client_address: args.client_address,
+            };
             eprintln!("waiting for {} to catch up", args.peer_address);
             let reply = bounded(session.client.cluster().join(request)).await?;
             println!("member {} of cluster {} votes", reply.id, reply.cluster_id);
@@ -95,9 +97,9 @@ pub async fn run(session: &Session, command: ClusterCommand) -> Result<()> {
 }
 
 async fn bounded<T>(call: impl Future<Output = Result<tonic::Response<T>, tonic::Status>>) -> Result<T> {
-    let answer = tokio::time::timeout(PATIENCE, call)
-        .await
-        .with_context(|| format!("no answer within {PATIENCE:?}; `kontiki cluster status` shows how far it is"))?;
+    let answer = tokio::time::timeout(PATIENCE, call).await.with_context(|| {
+        format!("no answer within {PATIENCE:?}; `kontiki cluster status` shows how far it is")
+    })?;
     Ok(answer.map_err(Status::from)?.into_inner())
 }
 

@@ -67,7 +67,9 @@ pub async fn delete(session: &Session, args: &DeleteArgs) -> Result<()> {
     if args.wait {
         let deadline = Instant::now() + Duration::from_secs(args.timeout);
         for (target, label, uid) in going {
-            await_end(session, &target, &uid, deadline).await.map_err(|status| anyhow::anyhow!("{label}: {status}"))?;
+            await_end(session, &target, &uid, deadline)
+                .await
+                .map_err(|status| anyhow::anyhow!("{label}: {status}"))?;
         }
     }
     Ok(())
@@ -89,7 +91,8 @@ async fn targets(session: &Session, args: &DeleteArgs) -> Result<Vec<(Target, St
     if !args.filename.is_empty() {
         for object in documents::read(&args.filename)? {
             let text = |pointer: &str| object.pointer(pointer).and_then(Value::as_str);
-            let (api_version, kind) = (text("/apiVersion").unwrap_or_default(), text("/kind").unwrap_or_default());
+            let (api_version, kind) =
+                (text("/apiVersion").unwrap_or_default(), text("/kind").unwrap_or_default());
             let row = session.kind_of(api_version, kind).await?;
             let Some(name) = text("/metadata/name") else { bail!("a {kind} in the files has no name") };
             let mut target = session.object(&row, name);
@@ -140,7 +143,12 @@ fn uid(answer: &[u8]) -> String {
 }
 
 /// Until the object is gone, or another one has its name.
-pub async fn await_end(session: &Session, target: &Target, uid: &str, deadline: Instant) -> Result<(), Status> {
+pub async fn await_end(
+    session: &Session,
+    target: &Target,
+    uid: &str,
+    deadline: Instant,
+) -> Result<(), Status> {
     loop {
         match session.client.get(target, &GetOptions::default()).await {
             Ok(document) => {

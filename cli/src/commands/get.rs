@@ -61,7 +61,11 @@ pub async fn get(session: &Session, args: &GetArgs) -> Result<()> {
         let [one] = selected.as_slice() else { bail!("--watch follows one kind at a time") };
         return follow(session, args, one).await;
     }
-    if args.output.is_table() { tables(session, args, &selected).await } else { documents(session, args, &selected).await }
+    if args.output.is_table() {
+        tables(session, args, &selected).await
+    } else {
+        documents(session, args, &selected).await
+    }
 }
 
 fn target(session: &Session, args: &GetArgs, one: &Selected) -> Target {
@@ -107,7 +111,8 @@ async fn tables(session: &Session, args: &GetArgs, selected: &[Selected]) -> Res
             }
         }
         if one.names.is_empty() {
-            let list = session.client.list(&target(session, args, one), &list_options(args, Shape::Table)).await?;
+            let list =
+                session.client.list(&target(session, args, one), &list_options(args, Shape::Table)).await?;
             rows = list.document.as_deref().map(decode::<Value>).transpose()?;
         }
         let Some(rows) = rows else { continue };
@@ -156,7 +161,8 @@ async fn documents(session: &Session, args: &GetArgs, selected: &[Selected]) -> 
             }
         }
         if one.names.is_empty() {
-            let list = session.client.list(&target(session, args, one), &list_options(args, Shape::Object)).await?;
+            let list =
+                session.client.list(&target(session, args, one), &list_options(args, Shape::Object)).await?;
             for item in &list.items {
                 let mut object: Value = decode(item)?;
                 // Items of a list need not say what they are; documents of their own must.
@@ -177,7 +183,8 @@ async fn documents(session: &Session, args: &GetArgs, selected: &[Selected]) -> 
     if named && found.is_empty() {
         return Ok(());
     }
-    let list = json!({ "apiVersion": "v1", "kind": "List", "metadata": { "resourceVersion": "" }, "items": found });
+    let list =
+        json!({ "apiVersion": "v1", "kind": "List", "metadata": { "resourceVersion": "" }, "items": found });
     print_document(&list, &args.output)
 }
 

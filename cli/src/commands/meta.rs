@@ -2,8 +2,8 @@
 
 use anyhow::{Context, Result, bail};
 use clap::Args;
-use kontiki_proto::api::{Api, GetOptions, ListOptions, PatchType, WriteOptions, decode, encode};
 use kontiki_proto::Target;
+use kontiki_proto::api::{Api, GetOptions, ListOptions, PatchType, WriteOptions, decode, encode};
 use serde_json::{Map, Value, json};
 
 use crate::session::{Selected, Session};
@@ -50,9 +50,11 @@ fn is_change(word: &str) -> bool {
 /// # Errors
 /// A value that is there already without `--overwrite`, or what the server said.
 pub async fn set(session: &Session, args: &MetaArgs, field: &str) -> Result<()> {
-    let first_change = args.words.iter().position(|word| is_change(word)).context(
-        "nothing to change: KEY=VALUE sets, KEY- removes",
-    )?;
+    let first_change = args
+        .words
+        .iter()
+        .position(|word| is_change(word))
+        .context("nothing to change: KEY=VALUE sets, KEY- removes")?;
     let (objects, changes) = args.words.split_at(first_change);
     let mut values = Map::new();
     for change in changes {
@@ -62,7 +64,9 @@ pub async fn set(session: &Session, args: &MetaArgs, field: &str) -> Result<()> 
             None => bail!("{change:?} is neither KEY=VALUE nor KEY-"),
         };
     }
-    for (target, label) in objects_of(session, &session.select(objects).await?, &args.selector, args.all).await? {
+    for (target, label) in
+        objects_of(session, &session.select(objects).await?, &args.selector, args.all).await?
+    {
         let live: Value = decode(&session.client.get(&target, &GetOptions::default()).await?)?;
         let present = &live["metadata"][field];
         for (key, value) in &values {
@@ -138,7 +142,8 @@ pub async fn set_image(session: &Session, args: &SetArgs) -> Result<()> {
     if what != "image" {
         bail!("`set {what}` is not built; `set image` is");
     }
-    let first_change = rest.iter().position(|word| word.contains('=')).context("CONTAINER=IMAGE is missing")?;
+    let first_change =
+        rest.iter().position(|word| word.contains('=')).context("CONTAINER=IMAGE is missing")?;
     let (objects, changes) = rest.split_at(first_change);
     for (target, label) in objects_of(session, &session.select(objects).await?, "", false).await? {
         let live: Value = decode(&session.client.get(&target, &GetOptions::default()).await?)?;
@@ -148,7 +153,9 @@ pub async fn set_image(session: &Session, args: &SetArgs) -> Result<()> {
             spec["containers"].as_array().into_iter().flatten().filter_map(|c| c["name"].as_str()).collect();
         let mut containers = Vec::new();
         for change in changes {
-            let Some((name, image)) = change.split_once('=') else { bail!("{change:?} is not CONTAINER=IMAGE") };
+            let Some((name, image)) = change.split_once('=') else {
+                bail!("{change:?} is not CONTAINER=IMAGE")
+            };
             if name != "*" && !names.contains(&name) {
                 bail!("{label} has no container {name:?}; it has {}", names.join(", "));
             }
@@ -158,8 +165,9 @@ pub async fn set_image(session: &Session, args: &SetArgs) -> Result<()> {
         let spec = json!({ "spec": { "containers": containers } });
         let patch = if is_pod { spec } else { json!({ "spec": { "template": spec } }) };
         let options = WriteOptions { field_manager: "kontiki".into(), ..WriteOptions::default() };
-        let after: Value =
-            decode(&session.client.patch(&target, PatchType::StrategicMerge, encode(&patch)?, &options).await?)?;
+        let after: Value = decode(
+            &session.client.patch(&target, PatchType::StrategicMerge, encode(&patch)?, &options).await?,
+        )?;
         if after["metadata"]["resourceVersion"] != live["metadata"]["resourceVersion"] {
             println!("{label} image updated");
         }

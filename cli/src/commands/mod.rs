@@ -7,7 +7,10 @@ mod apply;
 mod cluster;
 mod create;
 mod delete;
+mod describe;
 mod edit;
+mod exec;
+mod explain;
 mod get;
 mod logs;
 mod meta;
@@ -44,9 +47,9 @@ pub enum Command {
     /// Show objects and follow their changes
     Watch(get::WatchArgs),
     /// Show an object, its parts and its events for people
-    Describe(misc::DescribeArgs),
+    Describe(describe::DescribeArgs),
     /// Create objects from files, or by kind
-    Create(create::CreateArgs),
+    Create(Box<create::CreateArgs>),
     /// Make objects what files say
     Apply(apply::ApplyArgs),
     /// Edit an object in $EDITOR
@@ -69,36 +72,39 @@ pub enum Command {
     /// Show what a container wrote
     Logs(logs::LogsArgs),
     /// Run a command in a container
-    Exec(logs::ExecArgs),
+    Exec(exec::ExecArgs),
     /// Wait for a condition
     Wait(wait::WaitArgs),
     /// Servers of the cluster
     #[command(subcommand)]
     Cluster(cluster::ClusterCommand),
+    /// Fields of a kind: `explain pod.spec.containers`
+    Explain(explain::ExplainArgs),
     /// What the cluster serves
-    ApiResources,
+    ApiResources(misc::ApiResourcesArgs),
     /// Versions of this program and of the server
-    Version,
+    Version(misc::VersionArgs),
     /// Resource use (not built yet)
     Top,
     /// Print the completion script of a shell
-    Completion(misc::CompletionArgs),
+    Completion(CompletionArgs),
 }
 
 impl Command {
     /// # Errors
     /// What the server said, in a form for people: see [`explain_error`].
     pub async fn run(self, global: &Global) -> Result<()> {
-        if let Command::Completion(args) = &self {
-            misc::completion(args);
-            return Ok(());
+        match &self {
+            Command::Explain(args) if explain::explain_builtin(args)? => return Ok(()),
+            Command::Version(args) if args.client => return misc::client_version(args),
+            _ => {}
         }
         let session = Session::open(global)?;
         match self {
             Command::Get(args) => get::get(&session, &args).await,
             Command::Watch(args) => get::watch(&session, &args).await,
-            Command::Describe(args) => misc::describe(&session, &args).await,
-            Command::Create(args) => create::create(&session, args).await,
+            Command::Describe(args) => describe::describe(&session, &args).await,
+            Command::Create(args) => create::create(&session, &args).await,
             Command::Apply(args) => apply::apply(&session, &args).await,
             Command::Edit(args) => edit::edit(&session, &args).await,
             Command::Patch(args) => edit::patch(&session, &args).await,
@@ -109,15 +115,32 @@ impl Command {
             Command::Rollout(command) => rollout::run(&session, command).await,
             Command::Delete(args) => delete::delete(&session, &args).await,
             Command::Logs(args) => logs::logs(&session, &args).await,
-            Command::Exec(args) => logs::exec(&session, args).await,
+            Command::Exec(args) => exec::exec(&session, args).await,
             Command::Wait(args) => wait::wait(&session, &args).await,
             Command::Cluster(command) => cluster::run(&session, command).await,
-            Command::ApiResources => misc::api_resources(&session).await,
-            Command::Version => misc::version(&session).await,
+            Command::Explain(args) => explain::explain_custom(&session, &args).await,
+            Command::ApiResources(args) => misc::api_resources(&session, &args).await,
+            Command::Version(args) => misc::version(&session, &args).await,
             Command::Top => anyhow::bail!("top needs the metrics API, which is not built yet"),
-            Command::Completion(_) => Ok(()),
+            Command::Completion(_) => anyhow::bail!("the program's root prints completions"),
         }
     }
+}
+
+#[derive(Args, Clone, Debug)]
+pub struct CompletionArgs {
+    /// bash, zsh, fish, elvish or powershell
+    pub shell: clap_complete::Shell,
+}
+
+/// A command in a container ended with this code, and so does this program.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("command terminated with exit code {0}")]
+pub struct ExitCode(pub u8);
+
+/// What the program ends with after an error.
+pub fn exit_code(error: &anyhow::Error) -> u8 {
+    error.downcast_ref::<ExitCode>().map_or(1, |code| code.0)
 }
 
 /// An error as kubectl words it, and what to do next where that is known.
@@ -127,7 +150,9 @@ pub fn explain_error(error: &anyhow::Error) -> String {
     };
     let hint = match status.code {
         401 => "\n  the kubeconfig's certificate or token is not (or no longer) accepted",
-        503 => "\n  is the cluster up? `kontiki cluster status` says which servers answer, `kontiki up` starts them",
+        503 => {
+            "\n  is the cluster up? `kontiki cluster status` says which servers answer, `kontiki up` starts them"
+        }
         504 => "\n  the outcome is unknown; look before trying again",
         _ => "",
     };

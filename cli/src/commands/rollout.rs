@@ -80,7 +80,9 @@ pub async fn run(session: &Session, command: RolloutCommand) -> Result<()> {
             let patch = json!({ "spec": { "template": { "metadata": { "annotations": annotations } } } });
             change(session, &args, &patch, "restarted").await
         }
-        RolloutCommand::Pause(args) => change(session, &args, &json!({ "spec": { "paused": true } }), "paused").await,
+        RolloutCommand::Pause(args) => {
+            change(session, &args, &json!({ "spec": { "paused": true } }), "paused").await
+        }
         RolloutCommand::Resume(args) => {
             change(session, &args, &json!({ "spec": { "paused": null } }), "resumed").await
         }
@@ -148,7 +150,8 @@ fn progress(object: &Value) -> Result<Progress> {
         return Ok(Progress::Waiting(format!("Waiting for {name} spec update to be observed...")));
     }
     let status = |field: &str| number(&format!("/status/{field}")).unwrap_or(0);
-    let waiting = |text: String| Ok(Progress::Waiting(format!("Waiting for \"{name}\" rollout to finish: {text}...")));
+    let waiting =
+        |text: String| Ok(Progress::Waiting(format!("Waiting for \"{name}\" rollout to finish: {text}...")));
     if object["kind"] == "DaemonSet" {
         let (wanted, updated) = (status("desiredNumberScheduled"), status("updatedNumberScheduled"));
         if updated < wanted {
@@ -160,9 +163,12 @@ fn progress(object: &Value) -> Result<Progress> {
         return Ok(Progress::Done(format!("daemon set \"{name}\" successfully rolled out")));
     }
     let conditions = object["status"]["conditions"].as_array();
-    let failed = conditions.into_iter().flatten().any(|condition| condition["reason"] == "ProgressDeadlineExceeded");
+    let failed =
+        conditions.into_iter().flatten().any(|condition| condition["reason"] == "ProgressDeadlineExceeded");
     if failed {
-        bail!("{name} exceeded its progress deadline; `kontiki describe` shows why, `rollout undo` goes back");
+        bail!(
+            "{name} exceeded its progress deadline; `kontiki describe` shows why, `rollout undo` goes back"
+        );
     }
     let wanted = number("/spec/replicas").unwrap_or(1);
     let updated = status("updatedReplicas");
@@ -201,7 +207,8 @@ async fn revisions(session: &Session, target: &Target) -> Result<Vec<(i64, Value
     for item in &list.items {
         let set: Value = decode(item)?;
         let owners = set["metadata"]["ownerReferences"].as_array();
-        let owned = owners.into_iter().flatten().any(|owner| &owner["uid"] == uid && owner["controller"] == true);
+        let owned =
+            owners.into_iter().flatten().any(|owner| &owner["uid"] == uid && owner["controller"] == true);
         let revision = set["metadata"]["annotations"][REVISION].as_str().and_then(|text| text.parse().ok());
         if let (true, Some(revision)) = (owned, revision) {
             found.push((revision, set));
@@ -241,7 +248,9 @@ async fn undo(session: &Session, args: &UndoArgs) -> Result<()> {
             .iter()
             .find(|(revision, _)| *revision == wanted)
             .with_context(|| format!("unable to find the specified revision {wanted}"))?,
-        None => revisions.iter().rev().nth(1).context("no rollout history found: there is no earlier revision")?,
+        None => {
+            revisions.iter().rev().nth(1).context("no rollout history found: there is no earlier revision")?
+        }
     };
     let mut template = set.1["spec"]["template"].clone();
     if let Some(labels) = template["metadata"]["labels"].as_object_mut() {
@@ -288,7 +297,8 @@ mod tests {
     #[test]
     fn a_missed_deadline_fails_and_says_what_to_do() {
         let mut object = deployment(1, 1, [3, 1, 1]);
-        object["status"]["conditions"] = json!([{ "type": "Progressing", "reason": "ProgressDeadlineExceeded" }]);
+        object["status"]["conditions"] =
+            json!([{ "type": "Progressing", "reason": "ProgressDeadlineExceeded" }]);
         assert!(progress(&object).unwrap_err().to_string().contains("rollout undo"));
     }
 }

@@ -40,7 +40,9 @@ impl FromStr for Format {
             "name" => Format::Name,
             other => match other.strip_prefix("jsonpath=") {
                 Some(template) => Format::JsonPath(template.into()),
-                None => return Err(format!("{other:?} is none of wide, yaml, json, name, jsonpath=TEMPLATE")),
+                None => {
+                    return Err(format!("{other:?} is none of wide, yaml, json, name, jsonpath=TEMPLATE"));
+                }
             },
         })
     }
@@ -86,7 +88,8 @@ mod tests {
     fn objects_are_named_with_their_group() {
         let pod = json!({ "apiVersion": "v1", "kind": "Pod", "metadata": { "name": "a" } });
         assert_eq!(name_of(&pod), "pod/a");
-        let deployment = json!({ "apiVersion": "apps/v1", "kind": "Deployment", "metadata": { "name": "a" } });
+        let deployment =
+            json!({ "apiVersion": "apps/v1", "kind": "Deployment", "metadata": { "name": "a" } });
         assert_eq!(name_of(&deployment), "deployment.apps/a");
     }
 

@@ -71,7 +71,11 @@ fn labels(labels: &Value) -> String {
     let Some(labels) = labels.as_object().filter(|labels| !labels.is_empty()) else {
         return "<none>".into();
     };
-    labels.iter().map(|(k, v)| format!("{k}={}", v.as_str().unwrap_or_default())).collect::<Vec<_>>().join(",")
+    labels
+        .iter()
+        .map(|(k, v)| format!("{k}={}", v.as_str().unwrap_or_default()))
+        .collect::<Vec<_>>()
+        .join(",")
 }
 
 /// Pads all columns but the last to their widest cell.
@@ -120,8 +124,13 @@ mod tests {
 
     #[test]
     fn namespaces_labels_prefix_and_wide_columns_are_added() {
-        let printer =
-            Printer { wide: true, headers: false, namespaces: true, labels: true, prefix: Some("pod".into()) };
+        let printer = Printer {
+            wide: true,
+            headers: false,
+            namespaces: true,
+            labels: true,
+            prefix: Some("pod".into()),
+        };
         assert_eq!(
             render(&sample(), &printer),
             "a   pod/long-name   1/1   10.0.0.1   x=y\nb   pod/b           0/1   <none>     <none>\n"
