@@ -1,6 +1,7 @@
 //! Holding a document against its type, in the words of upstream's decoder.
 
 use base64::Engine;
+use kontiki_proto::quantity::{Quantity, QuantityError};
 use kontiki_proto::status::Status;
 use serde_json::{Map, Value};
 
@@ -157,32 +158,23 @@ fn scalar(shape: Shape, value: &mut Value, place: &Path, owner: &str) -> Result<
         (Shape::Time | Shape::MicroTime, other) => {
             return Err(format!("json: cannot unmarshal {} into Go value of type string", json_value(other)));
         }
-        (Shape::Quantity, Value::String(_) | Value::Number(_)) => {
+        (Shape::Quantity, _) => {
             let canonical = quantity(value)?;
             *value = Value::String(canonical);
             true
         }
-        (Shape::Quantity, _) => return Err(QUANTITY.into()),
         _ => false,
     };
     if fits { Ok(()) } else { Err(mismatch(shape, value, place, owner)) }
 }
 
-const QUANTITY: &str =
-    "quantities must match the regular expression '^([+-]?[0-9.]+)([eEinumkKMGTP]*[-+]?[0-9]*)$'";
-
 fn quantity(value: &Value) -> Result<String, String> {
-    let text = match value {
-        Value::String(text) => text.trim().to_owned(),
-        other => other.to_string(),
+    let parsed = match value {
+        Value::String(text) => Quantity::parse(text.trim()),
+        Value::Number(number) => Quantity::parse(&number.to_string()),
+        _ => Err(QuantityError::Format),
     };
-    let number_end =
-        text.find(|c: char| !(c.is_ascii_digit() || matches!(c, '.' | '+' | '-'))).unwrap_or(text.len());
-    let number = &text[..number_end];
-    if number.is_empty() || number.parse::<f64>().is_err() {
-        return Err(QUANTITY.into());
-    }
-    Ok(text)
+    parsed.map(|quantity| quantity.to_string()).map_err(|error| error.to_string())
 }
 
 fn time(text: &str, micro: bool) -> Result<String, String> {

@@ -74,7 +74,7 @@ pub(super) fn port(value: &Value, path: &Path, errors: &mut Errors) {
 pub(super) fn port_number(value: &Value, path: &Path, errors: &mut Errors) {
     let number = value.as_i64().unwrap_or(0);
     if let Some(message) = names::port_number(number) {
-        errors.push(FieldError::invalid(path, number, message));
+        errors.push(FieldError::invalid(path, number, &message));
     }
 }
 

@@ -119,7 +119,7 @@ fn validate_node(node: &Value, errors: &mut Errors) {
     for (at, range) in list(spec, "podCIDRs").iter().enumerate() {
         let range = range.as_str().unwrap_or_default();
         if let Some(message) = names::cidr(range) {
-            errors.push(FieldError::invalid(here.item(at), range, message));
+            errors.push(FieldError::invalid(here.item(at), range, &message));
         }
     }
 }

@@ -7,7 +7,8 @@ use serde_json::Value;
 
 use super::check::{Errors, all, immutable, required};
 use super::names;
-use super::units::{Amount, parse_value};
+
+use super::value::quantity;
 use super::value::{default, entries, flag, list, list_mut, object, remove, same, set, text};
 use super::{Entry, PLAIN, Strategy};
 use crate::schema::Path;
@@ -166,7 +167,7 @@ fn amounts(owner: &Value, field: &str, path: &Path, errors: &mut Errors) {
     let here = path.key(field);
     for (name, amount) in entries(owner, field) {
         all(here.entry(name), name, names::qualified(name), errors);
-        if parse_value(amount).is_some_and(Amount::is_negative) {
+        if quantity(amount).is_some_and(|amount| amount.sign() < 0) {
             let shown = amount.as_str().unwrap_or_default();
             errors.push(FieldError::invalid(here.entry(name), shown, super::check::NOT_NEGATIVE));
         }
@@ -200,7 +201,7 @@ fn validate_limits(range: &Value, errors: &mut Errors) {
         ] {
             for (name, amount) in entries(limit, low) {
                 let bound = &limit[high][name];
-                if let (Some(small), Some(large)) = (parse_value(amount), parse_value(bound))
+                if let (Some(small), Some(large)) = (quantity(amount), quantity(bound))
                     && small > large
                 {
                     let (shown, bound) =

@@ -29,7 +29,6 @@ mod service;
 mod storage;
 #[cfg(test)]
 mod tests;
-mod units;
 pub(crate) mod value;
 
 use kontiki_proto::resource::Resource;

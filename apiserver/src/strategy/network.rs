@@ -274,13 +274,13 @@ fn peer(peer: &Value, path: &Path, errors: &mut Errors) {
     if required(&peer["ipBlock"], "cidr", &here, errors)
         && let Some(message) = names::cidr(range)
     {
-        errors.push(FieldError::invalid(here.key("cidr"), range, message));
+        errors.push(FieldError::invalid(here.key("cidr"), range, &message));
     }
     let except = here.key("except");
     for (at, hole) in list(&peer["ipBlock"], "except").iter().enumerate() {
         let hole = hole.as_str().unwrap_or_default();
         if let Some(message) = names::cidr(hole) {
-            errors.push(FieldError::invalid(except.item(at), hole, message));
+            errors.push(FieldError::invalid(except.item(at), hole, &message));
         }
     }
 }
@@ -313,7 +313,7 @@ fn validate_ranges(ranges: &Value, errors: &mut Errors) {
     for (at, range) in all_ranges.iter().enumerate() {
         let range = range.as_str().unwrap_or_default();
         if let Some(message) = names::cidr(range) {
-            errors.push(FieldError::invalid(here.item(at), range, message));
+            errors.push(FieldError::invalid(here.item(at), range, &message));
         }
     }
 }

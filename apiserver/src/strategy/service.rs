@@ -223,7 +223,7 @@ fn validate(service: &Value, errors: &mut Errors) {
     for (at, ip) in list(spec, "externalIPs").iter().enumerate() {
         let ip = ip.as_str().unwrap_or_default();
         if let Some(message) = names::ip(ip) {
-            errors.push(FieldError::invalid(external.item(at), ip, message));
+            errors.push(FieldError::invalid(external.item(at), ip, &message));
         }
     }
     let ranges = path.key("loadBalancerSourceRanges");
@@ -234,7 +234,7 @@ fn validate(service: &Value, errors: &mut Errors) {
     for (at, range) in list(spec, "loadBalancerSourceRanges").iter().enumerate() {
         let range = range.as_str().unwrap_or_default();
         if let Some(message) = names::cidr(range) {
-            errors.push(FieldError::invalid(ranges.item(at), range, message));
+            errors.push(FieldError::invalid(ranges.item(at), range, &message));
         }
     }
     if is_set(spec, "loadBalancerClass") && kind != "LoadBalancer" {
@@ -346,7 +346,7 @@ fn cluster_addresses(spec: &Value, path: &Path, errors: &mut Errors) {
                 errors.push(FieldError::invalid(here.item(at), address, why));
             }
         } else if let Some(message) = names::ip(address) {
-            errors.push(FieldError::invalid(here.item(at), address, message));
+            errors.push(FieldError::invalid(here.item(at), address, &message));
         }
     }
     if addresses.len() > 2 {
@@ -391,7 +391,7 @@ fn validate_endpoints(endpoints: &Value, errors: &mut Errors) {
             for (nth, address) in list(subset, kind).iter().enumerate() {
                 let ip = text(address, "ip");
                 if let Some(message) = names::ip(ip) {
-                    errors.push(FieldError::invalid(place.item(nth).key("ip"), ip, message));
+                    errors.push(FieldError::invalid(place.item(nth).key("ip"), ip, &message));
                 }
             }
         }

@@ -5,7 +5,7 @@ use serde_json::{Value, json};
 
 use super::check::{Errors, all, immutable, label_selector, one_of, required};
 use super::names;
-use super::units::parse_value;
+use super::value::quantity;
 use super::value::{default, entries, has, list, object, same, set, text};
 use super::{Entry, PLAIN, Strategy, pod};
 use crate::schema::Path;
@@ -131,7 +131,7 @@ fn access_modes(spec: &Value, path: &Path, errors: &mut Errors) {
 }
 
 fn positive(amount: &Value, path: &Path, errors: &mut Errors) {
-    if parse_value(amount).is_some_and(|amount| !amount.is_positive()) {
+    if quantity(amount).is_some_and(|amount| amount.sign() <= 0) {
         let shown = amount.as_str().unwrap_or_default();
         errors.push(FieldError::invalid(path, shown, "must be greater than zero"));
     }
@@ -259,7 +259,7 @@ fn update_claim(new: &Value, old: &Value, errors: &mut Errors) {
         errors.push(FieldError::forbidden(&path, why));
         return;
     }
-    let amount = |spec: &Value| parse_value(&spec["resources"]["requests"]["storage"]);
+    let amount = |spec: &Value| quantity(&spec["resources"]["requests"]["storage"]);
     if let (Some(now), Some(before)) = (amount(now), amount(before))
         && now < before
     {

@@ -1,5 +1,6 @@
 //! Reading and filling JSON documents without ceremony.
 
+use kontiki_proto::quantity::Quantity;
 use serde_json::{Map, Value};
 
 /// The string at a key; empty where there is none, as in Go.
@@ -28,6 +29,15 @@ pub(crate) fn int(value: &Value, key: &str) -> Option<i64> {
 
 pub(crate) fn flag(value: &Value, key: &str) -> bool {
     value.get(key).and_then(Value::as_bool).unwrap_or(false)
+}
+
+/// A quantity in a document: a string or a number.
+pub(crate) fn quantity(value: &Value) -> Option<Quantity> {
+    match value {
+        Value::String(text) => Quantity::parse(text).ok(),
+        Value::Number(number) => Quantity::parse(&number.to_string()).ok(),
+        _ => None,
+    }
 }
 
 /// Whether a field is there with something in it. Null, the empty string and the absent one are the same in Go.

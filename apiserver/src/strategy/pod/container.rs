@@ -105,7 +105,7 @@ fn ports(container: &Value, path: &Path, errors: &mut Errors) {
         if !ip.is_empty()
             && let Some(message) = names::ip(ip)
         {
-            errors.push(FieldError::invalid(here.key("hostIP"), ip, message));
+            errors.push(FieldError::invalid(here.key("hostIP"), ip, &message));
         }
     }
 }

@@ -75,7 +75,7 @@ fn qos_class(spec: &Value) -> &'static str {
     for holder in holders {
         let resources = &holder["resources"];
         let amount = |part: &str, name: &str| {
-            resources[part].get(name).and_then(super::units::parse_value).filter(|a| a.is_positive())
+            resources[part].get(name).and_then(super::value::quantity).filter(|a| a.sign() > 0)
         };
         for name in ["cpu", "memory"] {
             let (request, limit) = (amount("requests", name), amount("limits", name));

@@ -1,12 +1,13 @@
 //! What a container asks for and may use at most.
 
+use kontiki_proto::quantity::Quantity;
 use kontiki_proto::status::FieldError;
 use serde_json::Value;
 
 use crate::schema::Path;
 use crate::strategy::check::{Errors, NOT_NEGATIVE, all, required};
 use crate::strategy::names;
-use crate::strategy::units::{Amount, parse_value};
+use crate::strategy::value::quantity;
 use crate::strategy::value::{entries, text};
 
 /// Names without a domain that a container may ask for.
@@ -49,7 +50,7 @@ pub(super) fn check(resources: &Value, path: &Path, errors: &mut Errors) {
     for (name, requested) in entries(resources, "requests") {
         let limit = &resources["limits"][name];
         let shown = requested.as_str().unwrap_or_default();
-        match (parse_value(requested), parse_value(limit)) {
+        match (quantity(requested), quantity(limit)) {
             (Some(want), Some(most)) => {
                 let bound = limit.as_str().unwrap_or_default();
                 if (extended(name) || name.starts_with("hugepages-")) && want != most {
@@ -90,12 +91,12 @@ fn name(name: &str, path: &Path, errors: &mut Errors) {
 }
 
 fn amount(name: &str, amount: &Value, path: &Path, errors: &mut Errors) {
-    let Some(parsed) = parse_value(amount) else { return };
+    let Some(parsed) = quantity(amount) else { return };
     let shown = amount.as_str().unwrap_or_default();
-    if parsed.is_negative() {
+    if parsed.sign() < 0 {
         errors.push(FieldError::invalid(path, shown, NOT_NEGATIVE));
     }
-    if (extended(name) || name == "pods") && !parsed.is_whole() {
+    if (extended(name) || name == "pods") && Quantity::new(parsed.value()) != parsed {
         errors.push(FieldError::invalid(path, shown, "must be an integer"));
     }
 }
@@ -118,8 +119,8 @@ pub(super) fn field_ref(reference: &Value, path: &Path, errors: &mut Errors) {
     if !huge && !KNOWN.contains(&resource) {
         errors.push(FieldError::not_supported(path.key("resource"), resource, &KNOWN));
     }
-    let divisor = parse_value(&reference["divisor"]);
-    if divisor.is_some_and(Amount::is_negative) {
+    let divisor = quantity(&reference["divisor"]);
+    if divisor.is_some_and(|amount| amount.sign() < 0) {
         errors.push(FieldError::invalid(
             path.key("divisor"),
             text(reference, "divisor"),

@@ -71,7 +71,7 @@ fn spec(spec: &Value, path: &Path, errors: &mut Errors) {
         let here = aliases.item(at);
         let ip = text(alias, "ip");
         if let Some(message) = names::ip(ip) {
-            errors.push(FieldError::invalid(here.key("ip"), ip, message));
+            errors.push(FieldError::invalid(here.key("ip"), ip, &message));
         }
         let hosts = here.key("hostnames");
         for (nth, host) in list(alias, "hostnames").iter().enumerate() {
@@ -171,7 +171,7 @@ fn dns(spec: &Value, path: &Path, errors: &mut Errors) {
     for (at, server) in servers.iter().enumerate() {
         let server = server.as_str().unwrap_or_default();
         if let Some(message) = names::ip(server) {
-            errors.push(FieldError::invalid(config.key("nameservers").item(at), server, message));
+            errors.push(FieldError::invalid(config.key("nameservers").item(at), server, &message));
         }
     }
     let options = config.key("options");

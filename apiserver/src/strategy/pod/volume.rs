@@ -9,8 +9,9 @@ use super::container::field_ref;
 use super::resources;
 use crate::schema::Path;
 use crate::strategy::check::{self, Errors, one_of, required};
+use crate::strategy::names;
+use crate::strategy::value::quantity;
 use crate::strategy::value::{flag, has, int, list, text};
-use crate::strategy::{names, units};
 
 /// Which fields of its pod a file may show.
 const FILE_FIELDS: [&str; 5] =
@@ -56,7 +57,7 @@ fn one(kind: &str, source: &Value, path: &Path, errors: &mut Errors) {
     match kind {
         "hostPath" => host_path(source, path, errors),
         "emptyDir" => {
-            if units::parse_value(&source["sizeLimit"]).is_some_and(units::Amount::is_negative) {
+            if quantity(&source["sizeLimit"]).is_some_and(|amount| amount.sign() < 0) {
                 let why = "SizeLimit field must be a valid resource quantity";
                 errors.push(FieldError::forbidden(path.key("sizeLimit"), why));
             }
