@@ -205,6 +205,14 @@ impl Store {
         self.raft()?.transfer(to).await
     }
 
+    /// Writes a checkpoint of this server's state now, and purges its log below it. Happens by itself as the log grows.
+    pub async fn checkpoint(&self) -> Result<(), StoreError> {
+        match &self.backend {
+            Backend::Memory(_) => Ok(()),
+            Backend::Raft(node) => node.checkpoint().await,
+        }
+    }
+
     fn raft(&self) -> Result<&Node, StoreError> {
         match &self.backend {
             Backend::Raft(node) => Ok(node),
@@ -214,7 +222,7 @@ impl Store {
         }
     }
 
-    /// Stops raft and the peer server, and flushes. Watches end with `Stopped`, proposals are refused with it.
+    /// Hands leadership over where it can, stops raft and the peer server, and flushes. Watches end with `Stopped`, proposals are refused with it.
     pub async fn shutdown(&self) {
         match &self.backend {
             Backend::Memory(memory) => memory.stop(),

@@ -22,6 +22,8 @@ const COMMITTED: &[u8] = b"committed";
 const PURGED_ID: &[u8] = b"purged-id";
 /// Newest entries kept in memory; older ones are read from disk.
 const CACHE_BYTES: usize = 16 << 20;
+/// What an entry costs in memory beside its bytes.
+const ENTRY_OVERHEAD: usize = 200;
 /// Entries handed to one replication message, at least one.
 const READ_BYTES: usize = 1 << 20;
 
@@ -69,8 +71,9 @@ impl LogStore {
                 continue;
             }
             last = Some(entry.log_id);
-            recent_bytes += record.len();
-            recent.push_back((record.len(), entry));
+            let size = record.len() + ENTRY_OVERHEAD;
+            recent_bytes += size;
+            recent.push_back((size, entry));
             while recent_bytes > CACHE_BYTES && recent.len() > 1 {
                 recent_bytes -= recent.pop_front().map_or(0, |(size, _)| size);
             }
@@ -85,6 +88,13 @@ impl LogStore {
 
     pub fn last(&self) -> Option<LogId> {
         self.known.lock().last
+    }
+
+    /// The first index that is held in memory.
+    pub fn memory_begins(&self) -> u64 {
+        let known = self.known.lock();
+        let end = known.last.map_or(0, |id| id.index + 1);
+        known.recent.front().map_or(end, |(_, entry)| entry.index())
     }
 
     pub fn is_empty(&self) -> bool {
@@ -234,9 +244,10 @@ impl RaftLogStorage<Types> for LogStore {
             for entry in entries {
                 let record = codec::encode(&entry);
                 known.last = Some(entry.log_id);
-                known.recent_bytes += record.len();
-                known.appended += record.len() as u64;
-                known.recent.push_back((record.len(), entry));
+                let size = record.len() + ENTRY_OVERHEAD;
+                known.recent_bytes += size;
+                known.appended += size as u64;
+                known.recent.push_back((size, entry));
                 let index = known.last.map_or(0, |id| id.index);
                 records.push((index, Bytes::from(record)));
             }

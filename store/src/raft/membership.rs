@@ -186,6 +186,14 @@ async fn hand_over(core: &Core, to: Option<MemberId>) -> Result<Told, StoreError
     Err(refused(format!("member {to} did not take the leadership over within {CHANGE:?}")))
 }
 
+/// Before a server stops: leadership goes to another, if one is there to take it soon.
+pub(crate) async fn resign(core: &Core) {
+    if core.leads() && voters(core).len() > 1 {
+        // Without it the others elect after a timeout, which is no harm.
+        let _ = tokio::time::timeout(core.timings.election_max, hand_over(core, None)).await;
+    }
+}
+
 /// Turns learners that have caught up into voters, for as long as this server leads.
 pub(crate) async fn promote(core: Arc<Core>) {
     loop {

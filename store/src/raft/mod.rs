@@ -8,11 +8,13 @@
 //! | `barrier` | linearizable reads, many to one question |
 //! | `membership` | admission, promotion, leave, transfer, status |
 //! | `steward` | what runs beside: leases, compaction, checkpoints |
+//! | `failover` | electing at once when the leader's process has died |
 //! | `log`, `machine`, `snapshot` | openraft's storage over `disk` and `mvcc` |
 //! | `network`, `server`, `wire`, `tls` | peers |
 
 mod barrier;
 mod core;
+mod failover;
 mod log;
 #[cfg(test)]
 mod log_tests;
@@ -54,8 +56,6 @@ use crate::types::{MemberId, StoreError};
 
 /// Log entries between two checkpoints at most; bytes and time may call for one earlier.
 const ENTRIES_PER_CHECKPOINT: u64 = 5000;
-/// Entries kept behind a checkpoint, so that a follower a little behind needs no snapshot.
-const ENTRIES_KEPT: u64 = 500;
 /// How long opening waits for what only others can give: admission, a leader, the state of the cluster.
 const OPENING: Duration = Duration::from_secs(60);
 
@@ -163,14 +163,20 @@ impl Node {
         self.on_own_thread(async move { membership::transfer(&core, to).await }).await?
     }
 
+    pub async fn checkpoint(&self) -> Result<(), StoreError> {
+        let core = self.core.clone();
+        self.on_own_thread(async move { steward::checkpoint(&core).await }).await?
+    }
+
     pub async fn shutdown(&self) {
         if self.core.stop.is_cancelled() {
             return;
         }
-        self.core.stop.cancel();
-        self.core.replica.stop();
         let core = self.core.clone();
         let stopped = self.on_own_thread(async move {
+            membership::resign(&core).await;
+            core.stop.cancel();
+            core.replica.stop();
             if let Err(error) = core.raft.shutdown().await {
                 tracing::warn!(%error, "consensus did not stop cleanly");
             }
@@ -179,6 +185,8 @@ impl Node {
         if tokio::time::timeout(Duration::from_secs(10), stopped).await.is_err() {
             tracing::warn!("the store did not stop in time");
         }
+        self.core.stop.cancel();
+        self.core.replica.stop();
         self.end.cancel();
     }
 }
@@ -275,6 +283,7 @@ async fn open(config: Config) -> Result<(Arc<Core>, propose::Queue, barrier::Que
     propose::run(core.clone(), proposed);
     barrier::run(core.clone(), asked);
     steward::run(core.clone(), config.history, config.history_bytes);
+    failover::run(core.clone());
     core.settle(OPENING).await;
     Ok((core, proposals, barriers))
 }
@@ -317,8 +326,8 @@ async fn start_raft(
         max_payload_entries: 256,
         replication_lag_threshold: ENTRIES_PER_CHECKPOINT * 2,
         snapshot_policy: SnapshotPolicy::LogsSinceLast(ENTRIES_PER_CHECKPOINT),
-        max_in_snapshot_log_to_keep: ENTRIES_KEPT,
-        purge_batch_size: 256,
+        // The steward purges, by bytes rather than by count.
+        max_in_snapshot_log_to_keep: u64::MAX,
         enable_pre_vote: Some(true),
         enable_leader_restore: Some(false),
         ..openraft::Config::default()

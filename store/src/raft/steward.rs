@@ -11,11 +11,12 @@ use super::core::Core;
 use super::membership;
 use crate::disk;
 use crate::housekeeping::{self, Limits};
+use crate::types::StoreError;
 
 const EVERY: Duration = Duration::from_millis(200);
 const DISK_EVERY: Duration = Duration::from_secs(1);
 /// A checkpoint at the latest after this much log, or this long after something was applied.
-const CHECKPOINT_BYTES: u64 = 16 << 20;
+const CHECKPOINT_BYTES: u64 = 48 << 20;
 const CHECKPOINT_EVERY: Duration = Duration::from_secs(60);
 
 pub(crate) fn run(core: Arc<Core>, history: Duration, history_bytes: usize) {
@@ -61,10 +62,40 @@ async fn keep_disk(core: Arc<Core>) {
         }
         let applied = core.machine.applied();
         let bytes = core.log.appended();
+        purge(&core, core.log.memory_begins()).await;
         let due = bytes - written_bytes >= CHECKPOINT_BYTES
             || (applied != written_index && written_at.elapsed() >= CHECKPOINT_EVERY);
         if due && core.raft.trigger().snapshot().await.is_ok() {
             (written_bytes, written_at, written_index) = (bytes, Instant::now(), applied);
         }
     }
+}
+
+/// Lets go of the log below the checkpoint, but for what is in memory anyway: a follower that is a little behind is
+/// served from there.
+async fn purge(core: &Core, keep_from: u64) {
+    let metrics = core.metrics();
+    let durable = metrics.snapshot.map_or(0, |id| id.index + 1);
+    let purged = metrics.purged.map_or(0, |id| id.index + 1);
+    let below = durable.min(keep_from);
+    if below > purged
+        && let Err(error) = core.raft.trigger().purge_log(below - 1).await
+    {
+        tracing::debug!(%error, "the log is not purged");
+    }
+}
+
+/// Writes a checkpoint now and purges all of the log below it.
+pub(crate) async fn checkpoint(core: &Core) -> Result<(), StoreError> {
+    let applied = core.machine.applied();
+    let deadline = Instant::now() + core.timings.request;
+    while core.metrics().snapshot < applied {
+        if Instant::now() > deadline {
+            return Err(StoreError::Unknown(core.timings.request));
+        }
+        core.raft.trigger().snapshot().await.map_err(|_| StoreError::Stopped)?;
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+    purge(core, u64::MAX).await;
+    Ok(())
 }

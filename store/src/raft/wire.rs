@@ -144,7 +144,11 @@ async fn connect(tls: Arc<Tls>, address: &str) -> Result<Channel, String> {
     }
 }
 
-async fn dial(tls: &Tls, address: &str) -> std::io::Result<tokio_rustls::client::TlsStream<TcpStream>> {
+/// A connection on which both sides have proved to be servers of the cluster.
+pub(crate) async fn dial(
+    tls: &Tls,
+    address: &str,
+) -> std::io::Result<tokio_rustls::client::TlsStream<TcpStream>> {
     let stream = TcpStream::connect(address).await?;
     stream.set_nodelay(true)?;
     let host =

@@ -64,6 +64,7 @@ pub fn config(dir: &Path, peer: &str, start: Start, tls: PeerTls) -> Config {
 pub struct Cluster {
     pub authority: Authority,
     pub servers: Vec<Server>,
+    pub request: Duration,
 }
 
 pub struct Server {
@@ -74,7 +75,12 @@ pub struct Server {
 
 impl Cluster {
     pub async fn start(count: usize) -> Cluster {
-        let mut cluster = Cluster { authority: Authority::new(), servers: Vec::new() };
+        Cluster::with_patience(count, Duration::from_secs(20)).await
+    }
+
+    /// With requests that wait no longer than this.
+    pub async fn with_patience(count: usize, request: Duration) -> Cluster {
+        let mut cluster = Cluster { authority: Authority::new(), servers: Vec::new(), request };
         for _ in 0..count {
             cluster.add().await;
         }
@@ -89,7 +95,9 @@ impl Cluster {
             None => Start::Bootstrap,
             Some(_) => Start::Join(self.servers.iter().map(|server| server.address.clone()).collect()),
         };
-        let store = Store::open(config(dir.path(), &address, start, self.authority.peer())).await.unwrap();
+        let mut config = config(dir.path(), &address, start, self.authority.peer());
+        config.timings.request = self.request;
+        let store = Store::open(config).await.unwrap();
         if !self.servers.is_empty() {
             assert_eq!(store.join(&address, "").await.unwrap(), store.member_id());
         }
