@@ -1,26 +1,29 @@
-//! Clusters that can be hurt, traffic on them, and judges of what was recorded.
+//! Clusters that can be hurt, traffic that remembers, and checkers that judge.
 //!
 //! ```text
-//!  scenario ── hurts ──▶ Cluster (real processes in network namespaces)
+//!  scenario ── hurts ──► cluster (real processes, each in a network namespace of its own)
 //!     │                     ▲
-//!     └── starts ─▶ traffic ┘── records ──▶ History ──▶ checkers ──▶ verdict
+//!     └── runs ──► traffic ─┘ ── records ──► history ──► check ──► verdict, with the seed
 //! ```
 //!
 //! | module | holds |
 //! |---|---|
-//! | [`cluster`] | the `Cluster` trait, and `kontiki server` processes behind it |
-//! | [`traffic`] | clients that write, read and watch, and write down what happened |
-//! | [`history`] | what was asked, answered, and when |
-//! | [`check`] | one judge for each guarantee |
-//! | [`scenario`] | faults, each named by the bug it would catch |
+//! | [`cluster`] | the [`cluster::Cluster`] trait, and real `kontiki server` processes behind it |
+//! | [`world`] | the private network they live in |
+//! | [`history`] | what clients did, when, and what they were told |
+//! | [`traffic`] | clients and watchers |
+//! | [`check`] | what must hold of every history |
+//! | [`scenario`] | one file for each way to hurt a cluster |
+//! | [`bench`] | the budget table |
 //!
-//! **Invariant:** a scenario's verdict comes from the checkers alone. An operation whose outcome is unknown stays open
-//! for ever: it may have happened, or may happen yet.
-// WORK SPLIT (remove when done): the lead writes cluster, traffic, history, check, scenario and main's `run`/`list`;
-// helper N2 writes bench/ (`kontiki-chaos bench`, everything of the budget table) and may reuse cluster.
+//! **Invariant:** an operation whose outcome its client does not know stays open in the history for ever; no checker takes
+//! silence for refusal. **Invariant:** whatever a run makes dies with its process: namespaces have no names, servers
+//! are killed with their parent, data is in a temporary directory.
 
+pub mod bench;
 pub mod check;
 pub mod cluster;
 pub mod history;
 pub mod scenario;
 pub mod traffic;
+pub mod world;

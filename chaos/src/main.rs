@@ -1,103 +1,94 @@
-//! `kontiki-chaos`: hurts clusters, and measures them.
+//! `kontiki-chaos`: hurts clusters of real processes, and measures them.
 
-use std::path::PathBuf;
 use std::process::ExitCode;
-use std::time::Instant;
 
 use anyhow::{Context, Result, bail};
 use clap::{Parser, Subcommand};
-use kontiki_chaos::scenario::{self, Scenario};
+use kontiki_chaos::{bench, scenario, world};
+use tracing_subscriber::EnvFilter;
 
-/// Hurts Kontiki's clusters and judges what is left of them.
+/// Hurts clusters of real processes and checks that nothing acknowledged is lost; measures them.
 #[derive(Parser)]
+#[command(name = "kontiki-chaos", version)]
 struct Cli {
-    /// The program under test [default: kontiki beside this one]
-    #[arg(long, global = true)]
-    kontiki: Option<PathBuf>,
     #[command(subcommand)]
     command: Command,
 }
 
 #[derive(Subcommand)]
 enum Command {
-    /// Run scenarios; each prints its verdict and the seed to run it again with
+    /// Run the scenarios, or those that are named
     Run {
-        /// Only this one; see `list`
+        /// A scenario's name; may be given several times
         #[arg(long)]
-        scenario: Option<String>,
-        /// Of the clients' choices [default: from the clock]
+        scenario: Vec<String>,
+        /// What clients do and when it hurts; a new one by default
         #[arg(long)]
         seed: Option<u64>,
     },
-    /// The scenarios, and the bug each would catch
+    /// List the scenarios
     List,
+    /// Print the budget table for this machine, beside etcd
+    Bench(bench::BenchArgs),
 }
 
-#[tokio::main]
-async fn main() -> ExitCode {
+fn main() -> ExitCode {
     let cli = Cli::parse();
     let _ = rustls::crypto::aws_lc_rs::default_provider().install_default();
-    match run(cli).await {
-        Ok(()) => ExitCode::SUCCESS,
+    tracing_subscriber::fmt()
+        .with_env_filter(EnvFilter::try_from_env("KONTIKI_LOG").unwrap_or_else(|_| "error".into()))
+        .with_writer(std::io::stderr)
+        .init();
+    match perform(cli.command) {
+        Ok(true) => ExitCode::SUCCESS,
+        Ok(false) => ExitCode::FAILURE,
         Err(error) => {
             eprintln!("error: {error:#}");
-            ExitCode::FAILURE
+            ExitCode::from(2)
         }
     }
 }
 
-async fn run(cli: Cli) -> Result<()> {
-    let program = match cli.kontiki {
-        Some(program) => program,
-        None => std::env::current_exe()?.with_file_name("kontiki"),
-    };
-    match cli.command {
+/// Whether everything was as it should be.
+fn perform(command: Command) -> Result<bool> {
+    match command {
         Command::List => {
             for scenario in scenario::all() {
-                println!("{:18} {}", scenario.name, scenario.catches);
+                println!("{:<18} {}", scenario.name, scenario.about);
             }
-            Ok(())
+            Ok(true)
         }
-        Command::Run { scenario, seed } => hurt(scenario.as_deref(), seed, &program).await,
+        Command::Run { scenario, seed } => {
+            world::enter()?;
+            runtime()?.block_on(run(&scenario, seed))
+        }
+        Command::Bench(args) => {
+            world::enter()?;
+            runtime()?.block_on(bench::run(&args))
+        }
     }
 }
 
-async fn hurt(wanted: Option<&str>, seed: Option<u64>, program: &std::path::Path) -> Result<()> {
-    if !nix::unistd::geteuid().is_root() {
-        bail!("scenarios need root: servers are put into network namespaces so that packets can be stopped");
-    }
-    let seed = match seed {
-        Some(seed) => seed,
-        None => std::time::SystemTime::now()
-            .duration_since(std::time::UNIX_EPOCH)
-            .context("the clock stands before 1970")?
-            .as_secs(),
-    };
-    let chosen: Vec<Scenario> =
-        scenario::all().into_iter().filter(|s| wanted.is_none_or(|wanted| s.name == wanted)).collect();
-    if chosen.is_empty() {
-        bail!("there is no scenario {wanted:?}; see `kontiki-chaos list`");
-    }
-    let (mut passed, mut failed) = (0, 0);
-    for scenario in &chosen {
-        let started = Instant::now();
-        let outcome = scenario::run(scenario, program, seed).await;
-        let seconds = started.elapsed().as_secs_f64();
-        match outcome {
-            Ok(lines) => {
-                passed += 1;
-                println!("PASS {:18} seed {seed} ({seconds:.1} s)", scenario.name);
-                for line in lines {
-                    println!("     {line}");
-                }
-            }
-            Err(error) => {
-                failed += 1;
-                println!("FAIL {:18} seed {seed} ({seconds:.1} s): {error:#}", scenario.name);
-                println!("     again: kontiki-chaos run --scenario {} --seed {seed}", scenario.name);
-            }
+fn runtime() -> Result<tokio::runtime::Runtime> {
+    tokio::runtime::Builder::new_multi_thread().enable_all().build().context("cannot start the runtime")
+}
+
+async fn run(names: &[String], seed: Option<u64>) -> Result<bool> {
+    let all = scenario::all();
+    for name in names {
+        if !all.iter().any(|scenario| scenario.name == name) {
+            bail!("there is no scenario {name:?}; `kontiki-chaos list` names them");
         }
     }
-    println!("{passed} passed, {failed} failed");
-    if failed > 0 { bail!("{failed} scenarios failed") } else { Ok(()) }
+    let mut passed = true;
+    for scenario in
+        all.iter().filter(|scenario| names.is_empty() || names.iter().any(|name| name == scenario.name))
+    {
+        eprintln!("…     {:<17} {}", scenario.name, scenario.about);
+        let seed = seed.unwrap_or_else(|| u64::from(rand::random::<u32>()));
+        let report = scenario::run(scenario, seed).await?;
+        passed &= report.violations.is_empty();
+        println!("{report}");
+    }
+    Ok(passed)
 }

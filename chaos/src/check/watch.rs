@@ -1,67 +1,141 @@
-//! A watch is ordered, unique and reliable: revisions rise, no event comes twice, and no acknowledged creation between
-//! its first and its last event is left out.
+//! Watches: in order, each event once, none left out, and the same from every server, over however many connections.
 
-use std::collections::HashSet;
+use std::collections::BTreeMap;
 
-use super::Verdict;
+use super::Violation;
+use crate::history::{Action, Operation, Outcome, Seen, Watched};
 
-/// One stretch of events without a gap that the server announced.
-#[derive(Clone, Debug, Default)]
-pub struct Seen {
-    pub server: u8,
-    /// Name and revision, in the order they came.
-    pub events: Vec<(String, u64)>,
-    /// Creations acknowledged while this stretch was open, with their revision.
-    pub announced_gaps: usize,
-}
-
-/// `created` has every acknowledged creation with its revision.
-///
-/// # Errors
-/// The event that came out of order, twice, or not at all.
-pub fn watch(created: &[(String, u64)], stretches: &[Seen]) -> Verdict {
-    let mut events = 0;
-    for seen in stretches {
-        let mut last = 0;
-        let mut known = HashSet::new();
-        for (name, revision) in &seen.events {
-            if *revision < last {
-                return Err(format!("server {}: {name} at {revision} came after {last}", seen.server));
+pub fn check(operations: &[Operation], watched: &[Watched]) -> Vec<Violation> {
+    let mut violations = Vec::new();
+    // What happened, by revision, as the watchers together know it; every write here is a transaction of its own.
+    let mut truth: BTreeMap<u64, &Seen> = BTreeMap::new();
+    for watcher in watched {
+        ordered(watcher, &mut violations);
+        for seen in &watcher.seen {
+            let known = *truth.entry(seen.revision).or_insert(seen);
+            if known != seen {
+                violations
+                    .push(format!("server {} shows {seen:?} where another shows {known:?}", watcher.server));
             }
-            if !known.insert((name, revision)) {
-                return Err(format!("server {}: {name} at {revision} came twice", seen.server));
-            }
-            last = *revision;
-        }
-        events += seen.events.len();
-        let (Some((_, first)), Some((_, last))) = (seen.events.first(), seen.events.last()) else { continue };
-        let skipped = created
-            .iter()
-            .find(|(name, revision)| first <= revision && revision <= last && !known.contains(&(name, revision)));
-        if let Some((name, revision)) = skipped {
-            return Err(format!("server {}: the creation of {name} at {revision} was skipped", seen.server));
         }
     }
-    let gaps: usize = stretches.iter().map(|seen| seen.announced_gaps).sum();
-    Ok(format!("{events} events in order, once, none skipped ({} watches, {gaps} announced gaps)", stretches.len()))
+    for watcher in watched {
+        reliable(watcher, &truth, operations, &mut violations);
+    }
+    violations
+}
+
+/// Revisions grow from event to event; nothing is repeated after a reconnection.
+fn ordered(watcher: &Watched, violations: &mut Vec<Violation>) {
+    let mut last = watcher.start;
+    for (position, seen) in watcher.seen.iter().enumerate() {
+        if let Some(listed) = watcher.relisted.get(&position) {
+            last = last.max(*listed);
+        }
+        if seen.revision <= last {
+            violations.push(format!("server {}: {seen:?} came after revision {last}", watcher.server));
+        }
+        last = last.max(seen.revision);
+    }
+}
+
+/// Everything between the start and the last event was delivered, except what a list stood in for.
+fn reliable(
+    watcher: &Watched,
+    truth: &BTreeMap<u64, &Seen>,
+    operations: &[Operation],
+    violations: &mut Vec<Violation>,
+) {
+    let own: BTreeMap<u64, &Seen> = watcher.seen.iter().map(|seen| (seen.revision, seen)).collect();
+    let skipped: Vec<(u64, u64)> = watcher
+        .relisted
+        .iter()
+        .map(|(position, listed)| {
+            let before = position.checked_sub(1).and_then(|last| watcher.seen.get(last));
+            (before.map_or(watcher.start, |seen| seen.revision), *listed)
+        })
+        .collect();
+    let excused = |revision: u64| {
+        revision <= watcher.start || skipped.iter().any(|(from, to)| (*from + 1..=*to).contains(&revision))
+    };
+    for (revision, seen) in truth {
+        if !own.contains_key(revision) && !excused(*revision) {
+            violations.push(format!("server {} left out {seen:?}", watcher.server));
+        }
+    }
+    for operation in operations {
+        let Outcome::Done { revision } = operation.outcome else { continue };
+        if excused(revision) {
+            continue;
+        }
+        let fits = own.get(&revision).is_some_and(|seen| match &operation.action {
+            Action::Create(name) => seen.event == "ADDED" && seen.name == *name,
+            Action::Write(_, value) | Action::Swap { value, .. } => seen.value == Some(*value),
+            Action::Read(_) => true,
+        });
+        if !fits {
+            violations.push(format!(
+                "server {} did not show {:?}, revision {revision}",
+                watcher.server, operation.action
+            ));
+        }
+    }
 }
 
 #[cfg(test)]
 mod tests {
+    use super::super::tests::operation;
     use super::*;
 
-    fn check(created: &[(&str, u64)], events: &[(&str, u64)], good: bool) {
-        let owned = |list: &[(&str, u64)]| list.iter().map(|(n, r)| (n.to_string(), *r)).collect::<Vec<_>>();
-        let seen = Seen { server: 1, events: owned(events), announced_gaps: 0 };
-        assert_eq!(watch(&owned(created), &[seen]).is_ok(), good, "{created:?} {events:?}");
+    fn seen(revision: u64) -> Seen {
+        Seen { revision, event: "MODIFIED", name: "register-1".into(), value: Some(revision * 10) }
+    }
+
+    fn watcher(revisions: &[u64]) -> Watched {
+        Watched {
+            start: 1,
+            seen: revisions.iter().map(|revision| seen(*revision)).collect(),
+            ..Watched::default()
+        }
+    }
+
+    #[track_caller]
+    fn check_all(watched: &[Watched], expected: usize) {
+        let writes: Vec<Operation> = [2, 3, 4]
+            .map(|revision| operation(Action::Write(1, revision * 10), 0, 1, Outcome::Done { revision }))
+            .into();
+        let found = check(&writes, watched);
+        assert_eq!(found.len(), expected, "{found:?}");
     }
 
     #[test]
-    fn disorder_doubles_and_holes_are_seen() {
-        check(&[("a", 1), ("b", 2), ("c", 3)], &[("a", 1), ("b", 2), ("c", 3)], true);
-        check(&[("a", 1), ("b", 2), ("c", 3)], &[("a", 1), ("c", 3)], false);
-        check(&[("a", 1), ("z", 9)], &[("a", 1), ("b", 2)], true);
-        check(&[], &[("a", 2), ("b", 1)], false);
-        check(&[], &[("a", 1), ("a", 1)], false);
+    fn a_full_record_in_order_is_good() {
+        check_all(&[watcher(&[2, 3, 4]), watcher(&[2, 3, 4])], 0);
+    }
+
+    #[test]
+    fn repeated_and_swapped_events_are_found() {
+        check_all(&[watcher(&[2, 3, 3, 4])], 1);
+        check_all(&[watcher(&[3, 2, 4])], 1);
+    }
+
+    #[test]
+    fn a_skipped_event_is_found_by_the_write_and_by_other_watchers() {
+        check_all(&[watcher(&[2, 4])], 1);
+        check_all(&[watcher(&[2, 4]), watcher(&[2, 3, 4])], 2);
+    }
+
+    #[test]
+    fn a_list_stands_in_for_events() {
+        let mut relisted = watcher(&[2, 4]);
+        relisted.relisted.insert(1, 3);
+        check_all(&[relisted], 0);
+    }
+
+    #[test]
+    fn servers_must_show_the_same() {
+        let mut other = watcher(&[2, 3, 4]);
+        other.seen[1].value = Some(1);
+        check_all(&[watcher(&[2, 3, 4]), other], 2);
     }
 }

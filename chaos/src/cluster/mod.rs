@@ -1,58 +1,135 @@
 //! Clusters that can be hurt.
 
-mod processes;
+mod process;
 
-use anyhow::Result;
+use std::time::Duration;
+
+use anyhow::{Context, Result, bail};
 use async_trait::async_trait;
 use kontiki_proto::client::Client;
-use kontiki_proto::pb;
+use kontiki_proto::pb::{MemberStatus, StatusReply};
+use tokio::time::Instant;
 
-pub use processes::{Network, Processes};
+pub use crate::world::Cut;
+pub use process::{Options, Processes, kontiki_program};
 
-/// A number from 1; the id the cluster gave a server may differ.
-pub type Server = u8;
+/// Servers by number, from 0.
+pub type ServerId = usize;
 
-/// Servers with faults at hand. Faults take effect before the call returns.
+/// What scenarios do to servers, whatever these are made of.
 #[async_trait]
 pub trait Cluster: Send + Sync {
-    /// All servers there ever were, running or not.
-    fn servers(&self) -> Vec<Server>;
-
-    /// A client of this server alone.
-    fn client(&self, server: Server) -> Client;
-
-    /// As by `kill -9`.
-    async fn kill(&self, server: Server) -> Result<()>;
-
-    /// Starts a server that was killed, on the data it had.
-    async fn start(&self, server: Server) -> Result<()>;
-
-    /// Stops all packets between the server and its peers; clients still reach it.
-    async fn cut(&self, server: Server) -> Result<()>;
-
-    /// Lets all packets through again.
-    async fn heal(&self) -> Result<()>;
-
-    /// What a server says of itself and its peers.
-    async fn status(&self, server: Server) -> Result<pb::StatusReply> {
-        Ok(self.client(server).cluster_status().await?)
-    }
-
-    /// Which server a member id belongs to.
-    fn server_of(&self, member: &pb::MemberStatus) -> Option<Server>;
+    fn size(&self) -> usize;
+    /// Starts a server that does not run, with the data it has.
+    async fn start(&self, server: ServerId) -> Result<()>;
+    /// Ends it without notice (`kill -9`) and waits until it is gone. One that does not run is no error.
+    async fn kill(&self, server: ServerId) -> Result<()>;
+    /// Stops its execution, connections stay open (SIGSTOP); [`Cluster::resume`] lets it go on.
+    async fn pause(&self, server: ServerId) -> Result<()>;
+    async fn resume(&self, server: ServerId) -> Result<()>;
+    async fn cut(&self, server: ServerId, cut: Cut) -> Result<()>;
+    async fn heal(&self, server: ServerId) -> Result<()>;
+    /// A client that talks to these servers alone, the first one first.
+    fn client(&self, servers: &[ServerId], deadline: Duration) -> Result<Client>;
+    /// The last lines a server wrote.
+    fn last_words(&self, server: ServerId) -> String;
+    /// Whether a server wrote this text since it was first started.
+    fn said(&self, server: ServerId, text: &str) -> bool;
+    /// Which server is known to its cluster under this peer address.
+    fn by_address(&self, peer_address: &str) -> Option<ServerId>;
 }
 
-/// The server that leads in the eyes of any that answers, the highest term first.
-pub async fn leader(cluster: &dyn Cluster) -> Option<Server> {
-    let mut best: Option<(u64, Server)> = None;
-    for server in cluster.servers() {
-        let Ok(status) = cluster.status(server).await else { continue };
-        for member in status.members.iter().filter(|member| member.leader) {
-            let Some(leader) = cluster.server_of(member) else { continue };
-            if best.is_none_or(|(term, _)| member.term > term) {
-                best = Some((member.term, leader));
+/// What one server knows of the cluster.
+pub async fn status_of(cluster: &dyn Cluster, server: ServerId) -> Result<StatusReply> {
+    let client = cluster.client(&[server], Duration::from_secs(2))?;
+    Ok(tokio::time::timeout(Duration::from_secs(3), client.cluster_status()).await??)
+}
+
+/// The server that a majority of the reachable ones, `among` alone, takes for the leader.
+///
+/// # Errors
+/// When there is none within `patience`.
+pub async fn await_leader(cluster: &dyn Cluster, among: &[ServerId], patience: Duration) -> Result<ServerId> {
+    let deadline = Instant::now() + patience;
+    loop {
+        let replies = futures::future::join_all(among.iter().map(|server| status_of(cluster, *server))).await;
+        let votes: Vec<ServerId> = replies
+            .iter()
+            .flatten()
+            .filter_map(|reply| reply.members.iter().find(|member| member.leader))
+            .filter_map(|member| cluster.by_address(&member.address))
+            .collect();
+        let leader = votes.iter().find(|&leader| {
+            among.contains(leader) && votes.iter().filter(|vote| *vote == leader).count() * 2 > among.len()
+        });
+        if let Some(leader) = leader {
+            return Ok(*leader);
+        }
+        if Instant::now() > deadline {
+            let problems: Vec<String> =
+                replies.iter().map(|reply| format!("{:?}", reply.as_ref().map(|r| &r.members))).collect();
+            bail!("no leader among {among:?} within {patience:?}: {problems:?}");
+        }
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
+}
+
+/// Waits until every server runs, votes, and has applied the same transactions to the same state.
+///
+/// # Errors
+/// When they do not agree within `patience`.
+pub async fn await_agreement(cluster: &dyn Cluster, patience: Duration) -> Result<()> {
+    let deadline = Instant::now() + patience;
+    loop {
+        let servers = 0..cluster.size();
+        let replies = futures::future::join_all(servers.map(|server| status_of(cluster, server))).await;
+        let own: Vec<Option<MemberStatus>> = replies
+            .iter()
+            .map(|reply| {
+                let reply = reply.as_ref().ok()?;
+                reply.members.iter().find(|member| member.id == reply.answered_by).cloned()
+            })
+            .collect();
+        let agreed = own.iter().all(|one| {
+            one.as_ref().is_some_and(|one| {
+                let first = own[0].as_ref();
+                one.voter
+                    && first.is_some_and(|f| (f.revision, f.state_hash) == (one.revision, one.state_hash))
+            })
+        });
+        if agreed {
+            return Ok(());
+        }
+        // Equal revisions with different states never heal.
+        for pair in own.iter().flatten().collect::<Vec<_>>().windows(2) {
+            if pair[0].revision == pair[1].revision && pair[0].state_hash != pair[1].state_hash {
+                bail!("members {} and {} differ at revision {}", pair[0].id, pair[1].id, pair[0].revision);
             }
         }
+        if Instant::now() > deadline {
+            bail!("the servers do not agree within {patience:?}: {own:?}");
+        }
+        tokio::time::sleep(Duration::from_millis(50)).await;
     }
-    best.map(|(_, leader)| leader)
+}
+
+/// Waits until the cluster accepts writes, and makes the namespace all traffic is in.
+///
+/// # Errors
+/// When it does not within `patience`.
+pub async fn await_writable(client: &Client, namespace: &str, patience: Duration) -> Result<()> {
+    use k8s_openapi::api::core::v1::Namespace;
+    use kontiki_proto::ApiExt;
+    let object: Namespace = serde_json::from_value(serde_json::json!({"metadata": {"name": namespace}}))?;
+    let deadline = Instant::now() + patience;
+    loop {
+        match client.create_as(&object).await {
+            Ok(_) => return Ok(()),
+            Err(status) if status.is_already_exists() => return Ok(()),
+            Err(status) if Instant::now() > deadline => {
+                return Err(status).context(format!("no write was taken within {patience:?}"));
+            }
+            Err(_) => tokio::time::sleep(Duration::from_millis(10)).await,
+        }
+    }
 }

@@ -1,27 +1,31 @@
-//! All servers are killed at once and started again. Catches: acknowledgement before the disk has it.
+//! All servers die at once, twice; what any of them acknowledged must be on their disks.
+
+use std::time::Duration;
 
 use anyhow::Result;
-use futures::FutureExt;
+use rand::Rng;
 
-use super::{Scenario, Scene};
+use super::{Findings, PATIENCE, Stage};
+use crate::cluster::await_leader;
 
-pub fn scenario() -> Scenario {
-    Scenario {
-        name: "all-killed",
-        catches: "an acknowledgement that only memory held",
-        run: |scene| run(scene).boxed(),
-    }
-}
-
-async fn run(scene: &Scene) -> Result<()> {
+pub async fn hurt(mut stage: Stage<'_>) -> Result<Findings> {
+    let mut findings = Findings::default();
+    let everyone: Vec<usize> = (0..stage.cluster.size()).collect();
     for _ in 0..2 {
-        for server in scene.cluster.servers() {
-            scene.cluster.kill(server).await?;
+        let pause = stage.random.random_range(800..2000);
+        tokio::time::sleep(Duration::from_millis(pause)).await;
+        let killed = everyone.iter().map(|server| stage.cluster.kill(*server));
+        futures::future::try_join_all(killed).await?;
+        let pause = stage.random.random_range(50..500);
+        tokio::time::sleep(Duration::from_millis(pause)).await;
+        for server in &everyone {
+            stage.cluster.start(*server).await?;
         }
-        for server in scene.cluster.servers() {
-            scene.cluster.start(server).await?;
-        }
-        scene.progress(100).await?;
+        let back = stage.next_write().await?;
+        await_leader(stage.cluster, &everyone, PATIENCE).await?;
+        findings.remarks.push(format!(
+            "all were killed; the next write was taken {back:.1?} after they were started again"
+        ));
     }
-    Ok(())
+    Ok(findings)
 }

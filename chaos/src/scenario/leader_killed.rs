@@ -1,29 +1,29 @@
-//! The leader is killed under load, three times. Catches: acknowledgement before a quorum has it.
+//! The leader dies, three times; what it acknowledged must be there, and it must be able to return.
 
-use anyhow::{Result, bail};
-use futures::FutureExt;
+use std::time::Duration;
 
-use super::{Scenario, Scene};
+use anyhow::Result;
+use rand::Rng;
 
-pub fn scenario() -> Scenario {
-    Scenario {
-        name: "leader-killed",
-        catches: "an acknowledgement before a quorum has the write on disk",
-        run: |scene| run(scene).boxed(),
-    }
-}
+use super::{Findings, PATIENCE, Stage};
+use crate::cluster::await_leader;
 
-async fn run(scene: &Scene) -> Result<()> {
+pub async fn hurt(mut stage: Stage<'_>) -> Result<Findings> {
+    let mut findings = Findings::default();
+    let everyone: Vec<usize> = (0..stage.cluster.size()).collect();
     for _ in 0..3 {
-        let leader = scene.leader().await?;
-        scene.cluster.kill(leader).await?;
-        scene.progress(100).await?;
-        let next = scene.leader().await?;
-        if next == leader {
-            bail!("server {leader} was killed and still leads");
-        }
-        scene.cluster.start(leader).await?;
-        scene.progress(100).await?;
+        let pause = stage.random.random_range(700..1500);
+        tokio::time::sleep(Duration::from_millis(pause)).await;
+        let leader = await_leader(stage.cluster, &everyone, PATIENCE).await?;
+        stage.cluster.kill(leader).await?;
+        let gap = stage.next_write().await?;
+        findings.remarks.push(format!(
+            "server {leader} led and was killed; the next write began and was taken within {gap:.1?}"
+        ));
+        let pause = stage.random.random_range(300..1200);
+        tokio::time::sleep(Duration::from_millis(pause)).await;
+        stage.cluster.start(leader).await?;
     }
-    Ok(())
+    stage.next_write().await?;
+    Ok(findings)
 }

@@ -1,175 +1,208 @@
-//! Faults, each named by the bug it would catch. [`all`] is the list; a file holds scenario and what it expects.
+//! Ways to hurt a cluster, one file each.
+//!
+//! Every scenario runs under load and ends with all servers up and agreed; then the history is judged. The seed decides
+//! what clients do and when it hurts; the machine decides the rest, so that a seed narrows a failure down and does not
+//! repeat it to the instruction.
+//!
+//! | scenario | would catch |
+//! |---|---|
+//! | `leader-killed` | writes acknowledged before a quorum had them; writes applied twice by a retry |
+//! | `leader-cut-off` | a leader that goes on acknowledging, or reading, in the minority |
+//! | `follower-cut-off` | a snapshot that loses or repeats events, or leaves another state than the log |
+//! | `all-killed` | acknowledgements before the disk had them |
 
 mod all_killed;
-mod follower_cut;
-mod leader_cut;
+mod follower_cut_off;
+mod leader_cut_off;
 mod leader_killed;
 
-use std::path::Path;
-use std::sync::Arc;
+use std::pin::Pin;
 use std::time::{Duration, Instant};
 
-use anyhow::{Context, Result, bail};
-use futures::future::BoxFuture;
+use anyhow::Result;
+use rand::SeedableRng;
+use rand::rngs::StdRng;
 
-use crate::check::{durable, linearizable, monotonic, watch};
-use crate::cluster::{Cluster, Network, Processes, Server, leader};
-use crate::history::{Action, History, Outcome};
-use crate::traffic::{Traffic, listed};
+use crate::check::{self, Violation};
+use crate::cluster::{self, Cluster, Options, Processes, kontiki_program};
+use crate::history::Outcome;
+use crate::traffic::{NAMESPACE, Traffic};
 
-/// Longest wait for a cluster to be whole again.
-const RECOVERY: Duration = Duration::from_secs(60);
-/// Clients on each server.
-const CLIENTS: usize = 3;
+/// Longest time one scenario may take, its cluster's start and the checks included.
+pub const LIMIT: Duration = Duration::from_secs(58);
+const PATIENCE: Duration = Duration::from_secs(20);
+const CLIENTS_ON_EACH: usize = 2;
 
-/// What a scenario may use.
-pub struct Scene {
-    pub cluster: Arc<dyn Cluster>,
-    pub history: Arc<History>,
+/// What a scenario found out on its own: remarks for people, and violations of what it alone can see.
+#[derive(Debug, Default)]
+pub struct Findings {
+    pub remarks: Vec<String>,
+    pub violations: Vec<Violation>,
 }
 
-/// A fault on a cluster under load.
+/// What a scenario works with.
+pub struct Stage<'a> {
+    pub cluster: &'a dyn Cluster,
+    pub traffic: &'a Traffic,
+    pub random: StdRng,
+}
+
+impl Stage<'_> {
+    /// Waits until a write that began after now has been acknowledged; the time that took.
+    ///
+    /// # Errors
+    /// When none is within 20 s.
+    async fn next_write(&self) -> Result<Duration> {
+        let (from, begun) = (self.traffic.recorder.now(), Instant::now());
+        loop {
+            let is_new = |operation: &crate::history::Operation| {
+                operation.invoked > from && matches!(operation.outcome, Outcome::Done { .. })
+            };
+            if self.traffic.recorder.operations().iter().any(is_new) {
+                return Ok(begun.elapsed());
+            }
+            anyhow::ensure!(begun.elapsed() < PATIENCE, "no write was acknowledged for {PATIENCE:?}");
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+    }
+}
+
+type Hurting<'a> = Pin<Box<dyn Future<Output = Result<Findings>> + Send + 'a>>;
+
 pub struct Scenario {
     pub name: &'static str,
-    /// The bug it would catch.
-    pub catches: &'static str,
-    pub run: for<'a> fn(&'a Scene) -> BoxFuture<'a, Result<()>>,
+    pub about: &'static str,
+    hurt: for<'a> fn(Stage<'a>) -> Hurting<'a>,
 }
 
-pub fn all() -> Vec<Scenario> {
-    vec![leader_killed::scenario(), leader_cut::scenario(), follower_cut::scenario(), all_killed::scenario()]
+/// All scenarios, in the order they run.
+pub fn all() -> [Scenario; 4] {
+    [
+        Scenario {
+            name: "leader-killed",
+            about: "kill -9 of the leader under load, three times, each returns",
+            hurt: |stage| Box::pin(leader_killed::hurt(stage)),
+        },
+        Scenario {
+            name: "leader-cut-off",
+            about: "the leader loses its peers and keeps its clients; it must refuse",
+            hurt: |stage| Box::pin(leader_cut_off::hurt(stage)),
+        },
+        Scenario {
+            name: "follower-cut-off",
+            about: "a follower misses so much that it must be caught up by snapshot",
+            hurt: |stage| Box::pin(follower_cut_off::hurt(stage)),
+        },
+        Scenario {
+            name: "all-killed",
+            about: "kill -9 of all servers at once under load, twice",
+            hurt: |stage| Box::pin(all_killed::hurt(stage)),
+        },
+    ]
 }
 
-/// Runs one scenario on a cluster of its own and judges it. Returns the findings, line by line.
+/// The verdict on one run.
+#[derive(Debug)]
+pub struct Report {
+    pub name: &'static str,
+    pub seed: u64,
+    pub took: Duration,
+    pub acknowledged: usize,
+    pub refused: usize,
+    pub unknown: usize,
+    pub events: usize,
+    pub remarks: Vec<String>,
+    /// Empty: passed.
+    pub violations: Vec<Violation>,
+}
+
+/// Runs one scenario on a fresh cluster of three. A cluster that does not work is a violation as well; its data is kept then.
 ///
 /// # Errors
-/// The first guarantee that was broken, or what kept the scenario from running.
-pub async fn run(scenario: &Scenario, program: &Path, seed: u64) -> Result<Vec<String>> {
-    let processes = Processes::start(program.to_path_buf(), 3, Network::Namespaces).await?;
-    let cluster: Arc<dyn Cluster> = Arc::new(processes);
-    let traffic = Traffic::start(cluster.clone(), CLIENTS, seed).await?;
-    let scene = Scene { cluster: cluster.clone(), history: traffic.history.clone() };
-    scene.progress(100).await.context("before anything was hurt")?;
-    let ran = (scenario.run)(&scene).await;
-    cluster.heal().await?;
-    for server in cluster.servers() {
-        cluster.start(server).await?;
+/// When the cluster could not even be prepared on this machine.
+pub async fn run(scenario: &Scenario, seed: u64) -> Result<Report> {
+    let begun = Instant::now();
+    let options = Options { program: kontiki_program()?, servers: 3, apart: true };
+    let processes = Processes::new(options)?;
+    let mut report = Report {
+        name: scenario.name,
+        seed,
+        took: Duration::ZERO,
+        acknowledged: 0,
+        refused: 0,
+        unknown: 0,
+        events: 0,
+        remarks: Vec::new(),
+        violations: Vec::new(),
+    };
+    match tokio::time::timeout(LIMIT, perform(scenario, seed, &processes, &mut report)).await {
+        Ok(Ok(())) => {}
+        Ok(Err(error)) => report.violations.push(format!("{error:#}")),
+        Err(_) => report.violations.push(format!("not finished within {LIMIT:?}")),
     }
-    scene.converge().await.context("after healing")?;
-    scene.progress(50).await.context("after healing")?;
-    let (history, stretches) = traffic.stop().await;
-    ran?;
-    scene.converge().await?;
-
-    let operations = history.operations();
-    let mut found = Vec::new();
-    for server in cluster.servers() {
-        found.push((server, listed(&*cluster, server).await?));
+    for server in 0..processes.size() {
+        processes.kill(server).await?;
     }
-    let created: Vec<(String, u64)> = operations
-        .iter()
-        .filter_map(|operation| match (&operation.action, &operation.outcome) {
-            (Action::Create { name }, Outcome::Done { revision, .. }) => Some((name.clone(), *revision)),
-            _ => None,
-        })
-        .collect();
-    let verdicts = [
-        durable(&history.created(), &found),
-        linearizable(&operations),
-        monotonic(&operations),
-        watch(&created, &stretches),
-    ];
-    let mut lines = Vec::new();
-    for verdict in verdicts {
-        lines.push(verdict.map_err(anyhow::Error::msg)?);
+    if !report.violations.is_empty() {
+        for server in 0..processes.size() {
+            report.remarks.push(format!("server {server} said last:\n{}", processes.last_words(server)));
+        }
+        report.remarks.push(format!("data and logs are in {}", processes.keep().display()));
     }
-    lines.push("all servers hold the same state".into());
-    Ok(lines)
+    report.took = begun.elapsed();
+    Ok(report)
 }
 
-impl Scene {
-    /// The server that leads now.
-    ///
-    /// # Errors
-    /// None does within the time for recovery.
-    pub async fn leader(&self) -> Result<Server> {
-        let deadline = Instant::now() + RECOVERY;
-        loop {
-            if let Some(leader) = leader(&*self.cluster).await {
-                return Ok(leader);
-            }
-            if Instant::now() > deadline {
-                bail!("no server leads");
-            }
-            tokio::time::sleep(Duration::from_millis(50)).await;
+async fn perform(scenario: &Scenario, seed: u64, cluster: &Processes, report: &mut Report) -> Result<()> {
+    cluster.start_all().await?;
+    let any = cluster.client(&[0, 1, 2], Duration::from_secs(5))?;
+    cluster::await_writable(&any, NAMESPACE, PATIENCE).await?;
+    let traffic = Traffic::start(cluster, CLIENTS_ON_EACH, seed).await?;
+    let stage = Stage { cluster, traffic: &traffic, random: StdRng::seed_from_u64(seed) };
+    let findings = (scenario.hurt)(stage).await?;
+    report.remarks.extend(findings.remarks);
+    report.violations.extend(findings.violations);
+
+    cluster::await_leader(cluster, &[0, 1, 2], PATIENCE).await?;
+    let (recorder, watched, finals) = traffic.finish(cluster).await?;
+    cluster::await_agreement(cluster, PATIENCE).await?;
+    let operations = recorder.operations();
+    for operation in &operations {
+        match operation.outcome {
+            Outcome::Done { .. } | Outcome::Found { .. } => report.acknowledged += 1,
+            Outcome::Refused(_) => report.refused += 1,
+            Outcome::Unknown(_) => report.unknown += 1,
         }
     }
+    report.events = watched.iter().map(|watcher| watcher.seen.len()).sum();
+    let judged = tokio::task::spawn_blocking(move || check::check(&operations, &watched, &finals)).await?;
+    report.violations.extend(judged);
+    Ok(())
+}
 
-    /// Waits until so many more operations are acknowledged.
-    ///
-    /// # Errors
-    /// The traffic stands still.
-    pub async fn progress(&self, operations: usize) -> Result<()> {
-        let goal = self.history.acknowledged() + operations;
-        let deadline = Instant::now() + RECOVERY;
-        while self.history.acknowledged() < goal {
-            if Instant::now() > deadline {
-                bail!("traffic stands still at {} operations", self.history.acknowledged());
-            }
-            tokio::time::sleep(Duration::from_millis(20)).await;
+impl std::fmt::Display for Report {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let verdict = if self.violations.is_empty() { "PASS" } else { "FAIL" };
+        writeln!(
+            f,
+            "{verdict}  {:<17} seed {:<12} {:>5.1} s   {} acknowledged, {} refused, {} unknown; {} events watched",
+            self.name,
+            self.seed,
+            self.took.as_secs_f64(),
+            self.acknowledged,
+            self.refused,
+            self.unknown,
+            self.events
+        )?;
+        for remark in &self.remarks {
+            writeln!(f, "      {}", remark.replace('\n', "\n      "))?;
         }
-        Ok(())
-    }
-
-    /// Waits until every server is a voter that answers, and all hold the same state at the same revision.
-    ///
-    /// # Errors
-    /// What still differs when the time is over.
-    pub async fn converge(&self) -> Result<()> {
-        let deadline = Instant::now() + RECOVERY;
-        loop {
-            let last = match self.differs().await {
-                None => return Ok(()),
-                Some(why) => why,
-            };
-            if Instant::now() > deadline {
-                bail!("the servers do not converge: {last}");
-            }
-            tokio::time::sleep(Duration::from_millis(100)).await;
+        for violation in self.violations.iter().take(20) {
+            writeln!(f, "    ! {violation}")?;
         }
-    }
-
-    /// Compares members that report the same revision; under load two in a row rarely do, so it is asked often.
-    async fn differs(&self) -> Option<String> {
-        let servers = self.cluster.servers();
-        let mut members = None;
-        for &server in &servers {
-            match self.cluster.status(server).await {
-                Ok(status) => members = Some(status.members),
-                Err(status) => return Some(format!("server {server}: {status}")),
-            }
+        if self.violations.len() > 20 {
+            writeln!(f, "    ! and {} more", self.violations.len() - 20)?;
         }
-        let members = members?;
-        if members.len() != servers.len() || members.iter().any(|m| !m.reachable || !m.voter) {
-            return Some(format!("not all of {} servers vote and answer", servers.len()));
-        }
-        if members.iter().filter(|m| m.leader).count() != 1 {
-            return Some("not exactly one leads".into());
-        }
-        let first = &members[0];
-        let same = members.iter().all(|m| m.revision == first.revision && m.state_hash == first.state_hash);
-        let states: Vec<_> = members.iter().map(|m| (m.id, m.revision, m.state_hash)).collect();
-        (!same).then(|| format!("states differ: {states:?}"))
-    }
-
-    /// Whether the server acknowledged a write or a create since then.
-    pub fn wrote_on(&self, server: Server, since: Duration) -> bool {
-        self.history.operations().iter().any(|operation| {
-            let writes = !matches!(operation.action, Action::Read { .. });
-            writes
-                && operation.server == server
-                && operation.invoked > since
-                && matches!(operation.outcome, Outcome::Done { .. })
-        })
+        write!(f, "      again: kontiki-chaos run --scenario {} --seed {}", self.name, self.seed)
     }
 }

@@ -205,6 +205,7 @@ impl RaftStateMachine<Types> for RaftMachine {
         let next = progress.position.applied.map_or(0, |id| id.index + 1);
         drop(progress);
         self.shared.applied.send_replace(next);
+        tracing::info!(applied = next, "a snapshot was installed");
         Ok(())
     }
 
