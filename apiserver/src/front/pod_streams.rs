@@ -132,9 +132,13 @@ async fn execute(
     request: Request<Body>,
 ) -> Result<Response<Body>, Status> {
     let (mut parts, _) = request.into_parts();
-    let upgrade = WebSocketUpgrade::from_request_parts(&mut parts, &())
-        .await
-        .map_err(|_| Status::bad_request("unable to upgrade: this server streams over WebSocket only"))?;
+    let Ok(upgrade) = WebSocketUpgrade::from_request_parts(&mut parts, &()).await else {
+        // kubectl comes back with SPDY after any refusal, and shows only what it hears then.
+        exec::check(context, user, &start).await?;
+        return Err(Status::bad_request(
+            "unable to upgrade: this server streams over WebSocket only; use kubectl 1.30 or newer",
+        ));
+    };
     let upgrade = upgrade.protocols(PROTOCOLS);
     if upgrade.selected_protocol().is_none() {
         return Err(Status::bad_request(format!(

@@ -19,8 +19,11 @@ fn pods() -> Result<&'static Resource, Status> {
         .ok_or_else(|| Status::internal("the resource table has no pods"))
 }
 
-/// Starts the command on the node that runs the pod, for a user who may.
-pub async fn open(context: &Context, user: &User, mut start: ExecStart) -> Result<Session, Status> {
+/// Says where the command would run, for a user who may start it.
+///
+/// # Errors
+/// Everything that [`open`] would refuse before it reaches the node.
+pub async fn check(context: &Context, user: &User, start: &ExecStart) -> Result<logs::Place, Status> {
     if !start.attach && start.command.is_empty() {
         return Err(Status::bad_request("you must specify at least one command for the container"));
     }
@@ -40,6 +43,13 @@ pub async fn open(context: &Context, user: &User, mut start: ExecStart) -> Resul
     };
     let mut nothing = Value::Null;
     context.admission.admit(Operation::Connect, pods()?, &target, user, &mut nothing, None).await?;
+    context.nodes.check(&place.node)?;
+    Ok(place)
+}
+
+/// Starts the command on the node that runs the pod, for a user who may.
+pub async fn open(context: &Context, user: &User, mut start: ExecStart) -> Result<Session, Status> {
+    let place = check(context, user, &start).await?;
     start.container = place.container;
     let command = Command::Exec(NodeExec { pod_uid: place.uid, start: Some(start) });
     context.nodes.open(&place.node, command).await

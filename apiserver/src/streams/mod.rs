@@ -93,6 +93,12 @@ impl Drop for Asked<'_> {
     }
 }
 
+fn absent(node: &str) -> Status {
+    Status::unavailable(format!(
+        "the node {node} is not connected to this server; it is down or has just been restarted"
+    ))
+}
+
 impl Nodes {
     /// Commands for a node from now on, in place of an earlier listener of the same name.
     pub fn listen(&self, node: &str) -> (mpsc::Receiver<NodeCommand>, Presence) {
@@ -102,8 +108,9 @@ impl Nodes {
         (receiver, Presence { nodes: self.clone(), node: node.into(), id })
     }
 
-    pub fn is_connected(&self, node: &str) -> bool {
-        self.state.lock().listeners.contains_key(node)
+    /// 503 unless the node listens to this server.
+    pub fn check(&self, node: &str) -> Result<(), Status> {
+        if self.state.lock().listeners.contains_key(node) { Ok(()) } else { Err(absent(node)) }
     }
 
     /// Asks a node for a stream and waits for it.
@@ -116,9 +123,7 @@ impl Nodes {
         let commands = {
             let mut state = self.state.lock();
             let Some(listener) = state.listeners.get(node) else {
-                return Err(Status::unavailable(format!(
-                    "the node {node} is not connected to this server; it is down or has just been restarted"
-                )));
+                return Err(absent(node));
             };
             let commands = listener.commands.clone();
             if state.pending.values().filter(|pending| pending.node == node).count() >= MAX_STREAMS {

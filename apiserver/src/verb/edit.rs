@@ -298,6 +298,10 @@ pub(super) async fn patch(
     body: &Body,
     options: &WriteOptions,
 ) -> Result<Document, Status> {
+    if patch_type == PatchType::Apply {
+        // Apply makes what is missing, so that it must not be taken for a patch of something missing.
+        return Err(Status::not_implemented("server-side apply"));
+    }
     let bytes = decode::json(body)?;
     let produce = |current: &Value| patched(call, patch_type, &bytes, options, current);
     let edit = Edit { call, part: part_of(call), produce: &produce, dry_run: options.dry_run };
