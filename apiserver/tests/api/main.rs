@@ -3,6 +3,13 @@
 #[path = "../support/mod.rs"]
 mod support;
 
+mod access;
+mod bad_input;
 mod basics;
+mod deletes;
 mod every_kind;
+mod lists;
+mod nodes;
 mod samples;
+mod watches;
+mod writes;

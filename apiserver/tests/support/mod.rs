@@ -78,6 +78,7 @@ pub struct Harness {
     pub server: ApiServer,
     pub store: Store,
     stop: CancellationToken,
+    serving: Option<tokio::task::JoinHandle<()>>,
 }
 
 impl Drop for Harness {
@@ -112,8 +113,9 @@ impl Harness {
         let stop = CancellationToken::new();
         let serving = server.clone();
         let until = stop.clone();
-        tokio::spawn(async move { serving.serve(vec![listener], until).await.expect("serves") });
-        let harness = Harness { ca, address, server, store, stop };
+        let serving =
+            tokio::spawn(async move { serving.serve(vec![listener], until).await.expect("serves") });
+        let harness = Harness { ca, address, server, store, stop, serving: Some(serving) };
         let admin = harness.admin();
         admin.until_ready().await;
         // The server makes it too, in its own time.
@@ -121,6 +123,15 @@ impl Harness {
         let made = admin.post("/api/v1/namespaces", &namespace).await;
         assert!(matches!(made.code, 201 | 409), "{}", made.text());
         harness
+    }
+
+    /// Returns when the server has stopped.
+    pub async fn shut_down(&mut self) {
+        self.stop.cancel();
+        if let Some(serving) = self.serving.take() {
+            let ended = tokio::time::timeout(std::time::Duration::from_secs(10), serving).await;
+            ended.expect("it stops within ten seconds").expect("without a panic");
+        }
     }
 
     pub fn client(&self, name: &str, groups: &[&str]) -> Rest {
@@ -194,17 +205,30 @@ impl Rest {
     }
 
     pub async fn open(&self, method: Method, path: &str, body: Bytes) -> http::Response<Incoming> {
-        let tcp = TcpStream::connect(self.address).await.expect("connects");
-        let name = ServerName::try_from("localhost").expect("a name");
-        let tls = tokio_rustls::TlsConnector::from(self.tls.clone()).connect(name, tcp).await.expect("TLS");
-        let (mut sender, connection) =
-            hyper::client::conn::http1::handshake(TokioIo::new(tls)).await.expect("HTTP");
+        self.try_open(method, path, body).await.expect("an answer")
+    }
+
+    /// Fails where there is no HTTP answer at all.
+    pub async fn try_get(&self, path: &str) -> Result<u16, Box<dyn std::error::Error>> {
+        Ok(self.try_open(Method::GET, path, Bytes::new()).await?.status().as_u16())
+    }
+
+    async fn try_open(
+        &self,
+        method: Method,
+        path: &str,
+        body: Bytes,
+    ) -> Result<http::Response<Incoming>, Box<dyn std::error::Error>> {
+        let tcp = TcpStream::connect(self.address).await?;
+        let name = ServerName::try_from("localhost")?;
+        let tls = tokio_rustls::TlsConnector::from(self.tls.clone()).connect(name, tcp).await?;
+        let (mut sender, connection) = hyper::client::conn::http1::handshake(TokioIo::new(tls)).await?;
         tokio::spawn(connection);
         let mut request = Request::builder().method(method).uri(path).header("host", "localhost");
         for (name, value) in &self.headers {
             request = request.header(name, value);
         }
-        sender.send_request(request.body(Full::new(body)).expect("a request")).await.expect("an answer")
+        Ok(sender.send_request(request.body(Full::new(body))?).await?)
     }
 
     pub async fn send(&self, method: Method, path: &str, body: impl Into<Bytes>) -> Answer {
