@@ -19,6 +19,7 @@ pub mod auth;
 pub mod bootstrap;
 pub mod chain;
 pub mod config;
+pub mod custom;
 pub mod discovery;
 pub mod front;
 pub mod openapi;

@@ -120,9 +120,15 @@ impl ApiServer {
             let service_cidr = self.context.config.service_cidr.clone();
             tokio::spawn(crate::bootstrap::run(api, service_cidr, addresses, background.clone()))
         };
+        let custom = {
+            let (store, context) = (self.context.store.clone(), self.context.clone());
+            let api = self.local(User::controllers());
+            let set = move |registry| context.set_registry(registry);
+            tokio::spawn(crate::custom::follow::follow(store, api, set, background.clone()))
+        };
         let served = front::tls::serve(self.context.clone(), tls, listeners, stop).await;
         background.cancel();
-        for task in [follow, bootstrap] {
+        for task in [follow, bootstrap, custom] {
             // Both end on cancellation; a second is far more than they need.
             let _ = tokio::time::timeout(Duration::from_secs(1), task).await;
         }

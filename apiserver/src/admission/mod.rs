@@ -3,6 +3,7 @@
 //! The plug-ins are a plain list of functions, one file each, run in order on every write of both fronts. Each decides
 //! from the call and the objects there are; waiting for what may be just being made is done here.
 
+mod custom_resource;
 mod limit_ranger;
 mod namespace_label;
 mod namespace_lifecycle;
@@ -70,6 +71,7 @@ static PLUGINS: &[Plugin] = &[
     toleration_seconds::admit,
     storage_class::admit,
     role_escalation::admit,
+    custom_resource::admit,
 ];
 
 /// How often to look again for something that is missing.

@@ -19,9 +19,10 @@ static EVENT_FIELDS: &[(&str, &str)] = &[
     ("count", "deprecatedCount"),
 ];
 
-/// Whether objects of the row are stored at the row's own group and version.
+/// Whether objects of the row are stored at the row's own group and version. Custom resources are stored at whichever
+/// version they were last written.
 pub fn is_stored(row: &Resource) -> bool {
-    !matches!(
+    !row.custom && !matches!(
         (row.group.as_str(), row.version.as_str(), row.plural.as_str()),
         ("events.k8s.io", _, "events") | ("autoscaling", "v1", "horizontalpodautoscalers")
     )
@@ -41,6 +42,10 @@ pub fn to_stored(row: &Resource, object: &mut Value) {
 
 /// From the stored version to the row's.
 pub fn from_stored(row: &Resource, object: &mut Value) {
+    if row.custom {
+        object["apiVersion"] = row.api_version().as_str().into();
+        return;
+    }
     match row.plural.as_str() {
         "events" if row.group == "events.k8s.io" => {
             object["apiVersion"] = "events.k8s.io/v1".into();
