@@ -134,7 +134,8 @@ impl Worker {
         loop {
             let key = self.queue.next().await;
             if let Err(status) = self.attempt(&key).await {
-                if status.is_conflict() {
+                let overtaken = status.is_conflict() || status.is_not_found();
+                if overtaken || status.message.contains("being terminated") {
                     tracing::debug!(controller = self.name, %key, %status, "decided on old knowledge, again");
                 } else {
                     tracing::info!(controller = self.name, %key, %status, "not done, again");

@@ -81,6 +81,7 @@ impl Election {
     pub async fn run<F: Future<Output = ()>>(&self, shutdown: CancellationToken, work: impl Fn() -> F) {
         let mut seen = Seen::default();
         while !shutdown.is_cancelled() {
+            let mut pause = self.timings.retry;
             match self.attempt(&mut seen).await {
                 Ok(true) => {
                     tracing::info!(lease = self.name, identity = self.identity, "leads");
@@ -95,9 +96,13 @@ impl Election {
                     }
                 }
                 Ok(false) => {}
-                Err(status) => tracing::debug!(lease = self.name, %status, "cannot reach the lease"),
+                Err(status) => {
+                    // A server that is just starting is ready in a moment.
+                    pause = pause / 5;
+                    tracing::debug!(lease = self.name, %status, "cannot reach the lease");
+                }
             }
-            let pause = self.timings.retry.mul_f64(1.0 + 0.2 * rand::random::<f64>());
+            let pause = pause.mul_f64(1.0 + 0.2 * rand::random::<f64>());
             tokio::select! { () = tokio::time::sleep(pause) => {}, () = shutdown.cancelled() => {} }
         }
     }

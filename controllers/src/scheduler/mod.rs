@@ -29,8 +29,10 @@ use smol_str::SmolStr;
 use tokio::sync::{Semaphore, watch};
 use tokio::task::JoinSet;
 
+pub use affinity::node_fits;
 pub use decide::{Decision, schedule};
-pub use snapshot::{PodInfo, Snapshot};
+pub use filters::untolerated;
+pub use snapshot::{NodeInfo, PodInfo, Snapshot};
 
 use crate::Options;
 use crate::runtime::informer::{Collection, follow};

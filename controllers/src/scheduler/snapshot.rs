@@ -85,6 +85,13 @@ pub struct NodeInfo {
 }
 
 impl NodeInfo {
+    /// A node without pods.
+    pub fn of(node: &Node) -> NodeInfo {
+        let mut info = NodeInfo::default();
+        info.describe(node);
+        info
+    }
+
     fn describe(&mut self, node: &Node) {
         let spec = node.spec.clone().unwrap_or_default();
         let allocatable = node.status.as_ref().and_then(|status| status.allocatable.as_ref());

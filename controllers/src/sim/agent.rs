@@ -12,7 +12,7 @@ use parking_lot::Mutex;
 use serde_json::json;
 use tokio::task::JoinSet;
 
-use crate::objects::{is_deleting, is_ready, name_of, namespace_of, node_name};
+use crate::objects::{is_deleting, is_ready, name_of, namespace_of, node_name, pod_phase};
 use crate::runtime::Clock;
 
 #[derive(Clone)]
@@ -108,8 +108,24 @@ impl Agents {
                 continue;
             }
             let images = pod.spec.iter().flat_map(|spec| &spec.containers).filter_map(|c| c.image.clone());
-            let broken = images.into_iter().any(|image| self.broken.lock().contains(&image));
-            if !is_ready(pod) && !broken {
+            let image = images.into_iter().next().unwrap_or_default();
+            let ends = match image.as_str() {
+                "succeeds" => Some("Succeeded"),
+                "fails" => Some("Failed"),
+                _ => None,
+            };
+            if let Some(phase) = ends.filter(|phase| pod_phase(pod) != *phase) {
+                let at = Time(self.clock.now());
+                let body = json!({"status": {"phase": phase, "containerStatuses": [{
+                    "name": "main", "image": image, "imageID": "", "ready": false, "restartCount": 0,
+                    "state": {"terminated": {"exitCode": 0, "finishedAt": at}},
+                }]}});
+                let body = encode(&body).expect("json");
+                let options = WriteOptions::default();
+                let _ = self.api.patch(&target.sub("status"), PatchType::Merge, body, &options).await;
+                continue;
+            }
+            if !is_ready(pod) && ends.is_none() && !self.broken.lock().contains(&image) {
                 let address = format!("10.244.{}.{}", index / 250, index % 250 + 1);
                 let body = json!({"status": {
                     "phase": "Running", "podIP": address, "podIPs": [{"ip": address}],

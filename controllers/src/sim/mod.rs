@@ -6,6 +6,7 @@ mod agent;
 mod api;
 mod laws;
 mod scenarios;
+mod workloads;
 
 use std::sync::Arc;
 use std::time::Duration;

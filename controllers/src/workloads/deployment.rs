@@ -171,21 +171,21 @@ fn without_hash(mut template: PodTemplateSpec) -> PodTemplateSpec {
     template
 }
 
-/// Ten characters that spell no word, made from the template and the number of collisions so far.
-fn template_hash(template: &PodTemplateSpec, collisions: i32) -> String {
+/// Ten characters that spell no word, made from a document and the number of collisions so far.
+pub(super) fn safe_hash(document: &impl serde::Serialize, collisions: i32) -> String {
     const ALPHABET: &[u8; 27] = b"bcdfghjklmnpqrstvwxz2456789";
     let mut digest = Sha256::new();
-    // A template always has a JSON form, with its maps in order.
-    digest.update(serde_json::to_vec(&without_hash(template.clone())).unwrap_or_default());
+    // What is hashed here always has a JSON form, with its maps in order.
+    digest.update(serde_json::to_vec(document).unwrap_or_default());
     if collisions > 0 {
         digest.update(collisions.to_le_bytes());
     }
-    digest
-        .finalize()
-        .iter()
-        .take(10)
-        .map(|&byte| char::from(ALPHABET[usize::from(byte) % ALPHABET.len()]))
-        .collect()
+    let letter = |byte: &u8| char::from(ALPHABET[usize::from(*byte) % ALPHABET.len()]);
+    digest.finalize().iter().take(10).map(letter).collect()
+}
+
+fn template_hash(template: &PodTemplateSpec, collisions: i32) -> String {
+    safe_hash(&without_hash(template.clone()), collisions)
 }
 
 /// The ReplicaSets of one Deployment while a plan is made.

@@ -1,11 +1,20 @@
 //! Controllers that keep pods running, and the questions they share: who owns what, and which pod goes first.
 
+pub mod cron_job;
+pub mod daemon_set;
 pub mod deployment;
 mod deployment_status;
+pub mod disruption_budget;
+pub mod finished;
+mod history;
+pub mod job;
+mod job_index;
 pub mod ranking;
 pub mod replica_set;
 pub mod replicas;
 pub mod replication_controller;
+mod schedule;
+pub mod stateful_set;
 
 use std::sync::Arc;
 
