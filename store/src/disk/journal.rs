@@ -191,12 +191,10 @@ fn read_all(entries: &sled::Tree, first: u64) -> Result<BTreeMap<u64, Bytes>, Di
     }
     let last = chunks.last_key_value().map(|(last, _)| *last);
     let mut records = BTreeMap::new();
-    let mut expected = first;
-    for (index, chunks) in chunks {
+    for (expected, (index, chunks)) in (first..).zip(chunks) {
         if index != expected {
             return Err(DiskError::Corrupt(format!("log record {expected} is missing, {index} is there")));
         }
-        expected += 1;
         match assemble(&chunks)? {
             Some(record) => {
                 records.insert(index, record);

@@ -73,7 +73,7 @@ enum Step {
 }
 
 fn key(n: u8) -> Bytes {
-    Bytes::from(format!("/{}/{}", if n % 2 == 0 { "a" } else { "b" }, n))
+    Bytes::from(format!("/{}/{}", if n.is_multiple_of(2) { "a" } else { "b" }, n))
 }
 
 fn steps() -> impl Strategy<Value = Vec<Step>> {

@@ -142,7 +142,9 @@ impl Core {
     /// Returns when the leader may have changed, or after a moment: how one waits for an election.
     pub async fn leader_may_have_changed(&self, deadline: Instant) {
         let mut server = self.raft.server_metrics();
-        let moment = (Instant::now() + Duration::from_millis(50)).min(deadline);
+        // A receiver that is new takes what is there for a change.
+        server.borrow_and_update();
+        let moment = (Instant::now() + Duration::from_millis(20)).min(deadline);
         // Either way the caller looks again.
         let _ = tokio::time::timeout_at(moment, server.changed()).await;
     }

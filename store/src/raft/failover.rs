@@ -90,6 +90,7 @@ async fn outlived(core: &Core, followed: &Followed) -> bool {
     };
     let changed = async {
         let mut server = core.raft.server_metrics();
+        server.borrow_and_update();
         while self::followed(core).as_ref() == Some(followed) {
             if server.changed().await.is_err() {
                 return;
