@@ -11,6 +11,7 @@ use kontiki_proto::pb::{MemberStatus, StatusReply};
 use tokio::time::Instant;
 
 pub use crate::world::Cut;
+pub(crate) use process::command;
 pub use process::{Options, Processes, kontiki_program};
 
 /// Servers by number, from 0.

@@ -1,0 +1,233 @@
+//! What a cluster does: a large Deployment on simulated nodes, and the time without a leader.
+
+use std::collections::HashSet;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result, ensure};
+use futures::StreamExt;
+use futures::stream::FuturesUnordered;
+use k8s_openapi::api::apps::v1::Deployment;
+use k8s_openapi::api::coordination::v1::Lease;
+use k8s_openapi::api::core::v1::{ConfigMap, Node, Pod};
+use kontiki_proto::api::{EventType, WatchOptions, decode};
+use kontiki_proto::client::Client;
+use kontiki_proto::{Api, ApiExt, Target};
+use serde_json::json;
+
+use super::etcd::{self, Etcd};
+use super::server_rows::{processes, resident, told};
+use super::table::{Budget, Row, Table, median};
+use crate::cluster::{Cluster, await_agreement, await_leader, await_writable};
+
+const NAMESPACE: &str = "bench";
+const NODES: usize = 100;
+const PODS: usize = 2000;
+const ROUNDS: usize = 7;
+const DEADLINE: Duration = Duration::from_secs(30);
+const PATIENCE: Duration = Duration::from_secs(60);
+
+pub async fn pods(table: &mut Table) {
+    let measured = told(bind_pods().await);
+    let time = measured.clone().map(|(time, _)| time);
+    table.add(Row::new("Deployment of 2,000 pods bound to 100 nodes", "s", Budget::AtMost(1.2), time));
+    let memory = measured.map(|(_, memory)| memory);
+    table.add(Row::new("resident memory, 100 nodes, 2,000 pods", "MB", Budget::AtMost(120.0), memory));
+}
+
+/// A node as an agent reports it, without an agent: large, ready, and with a lease.
+async fn fake_node(client: &Client, number: usize) -> Result<()> {
+    let name = format!("node-{number}");
+    let node: Node = serde_json::from_value(json!({"metadata": {"name": name}}))?;
+    let mut node = client.create_as(&node).await?;
+    let size = json!({"cpu": "32", "memory": "64Gi", "pods": "110"});
+    let now = jiff::Timestamp::now().to_string();
+    node.status = Some(serde_json::from_value(json!({"capacity": size, "allocatable": size,
+        "addresses": [{"type": "InternalIP", "address": format!("10.10.0.{number}")}],
+        "conditions": [{"type": "Ready", "status": "True", "reason": "Simulated", "message": "",
+            "lastHeartbeatTime": now, "lastTransitionTime": now}]}))?);
+    node.metadata.resource_version = None;
+    client.update_status_as(&node).await?;
+    let lease: Lease =
+        serde_json::from_value(json!({"metadata": {"name": name, "namespace": "kube-node-lease"},
+        "spec": {"holderIdentity": name, "leaseDurationSeconds": 40, "renewTime": micro_time()}}))?;
+    client.create_as(&lease).await?;
+    Ok(())
+}
+
+fn micro_time() -> String {
+    jiff::Timestamp::now().strftime("%Y-%m-%dT%H:%M:%S.%6fZ").to_string()
+}
+
+async fn heartbeat(client: Client) {
+    loop {
+        tokio::time::sleep(Duration::from_secs(10)).await;
+        for number in 0..NODES {
+            let name = format!("node-{number}");
+            if let Ok(mut lease) = client.get_as::<Lease>("kube-node-lease", &name).await {
+                lease.spec.get_or_insert_default().renew_time =
+                    serde_json::from_value(json!(micro_time())).ok();
+                if let Err(status) = client.update_as(&lease).await {
+                    tracing::warn!(%status, name, "no heartbeat");
+                }
+            }
+        }
+    }
+}
+
+async fn bind_pods() -> Result<(f64, f64)> {
+    let processes = processes(1)?;
+    processes.start_all().await?;
+    let client = processes.client(&[0], DEADLINE)?;
+    await_writable(&client, NAMESPACE, DEADLINE).await?;
+    await_writable(&client, "kube-node-lease", DEADLINE).await?;
+    let mut nodes: FuturesUnordered<_> = (0..NODES).map(|number| fake_node(&client, number)).collect();
+    while let Some(made) = nodes.next().await {
+        made.context("a simulated node")?;
+    }
+    let heart = tokio::spawn(heartbeat(client.clone()));
+    let begun = Instant::now();
+    // Nodes begin with a taint until the node controller has seen that they are ready.
+    loop {
+        let (nodes, _) = client.list_as::<Node>("", &Default::default()).await?;
+        let tainted = nodes
+            .iter()
+            .filter(|node| {
+                node.spec.as_ref().is_some_and(|spec| spec.taints.as_ref().is_some_and(|t| !t.is_empty()))
+            })
+            .count();
+        if tainted == 0 && nodes.len() == NODES {
+            break;
+        }
+        ensure!(begun.elapsed() < PATIENCE, "{tainted} simulated nodes are still tainted after {PATIENCE:?}");
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
+
+    let revision = client.list_as::<Pod>(NAMESPACE, &Default::default()).await?.1;
+    let options = WatchOptions { resource_version: revision, ..WatchOptions::default() };
+    let mut events = client.watch(&Target::kind::<Pod>().within(NAMESPACE), &options).await?;
+    let deployment: Deployment = serde_json::from_value(json!({
+        "metadata": {"name": "large", "namespace": NAMESPACE},
+        "spec": {"replicas": PODS, "selector": {"matchLabels": {"app": "large"}}, "template": {
+            "metadata": {"labels": {"app": "large"}},
+            "spec": {"containers": [{"name": "main", "image": "example.test/app:1",
+                "resources": {"requests": {"cpu": "100m", "memory": "64Mi"}}}]}}}}))?;
+    let begun = Instant::now();
+    client.create_as(&deployment).await?;
+    let mut bound = HashSet::new();
+    while bound.len() < PODS {
+        let left = PATIENCE.saturating_sub(begun.elapsed());
+        let event = tokio::time::timeout(left, events.next()).await;
+        let event =
+            event.with_context(|| format!("{} of {PODS} pods are bound after {PATIENCE:?}", bound.len()))?;
+        let event = event.context("the watch ended")??;
+        let pod: Pod = decode(&event.object)?;
+        let placed = pod.spec.as_ref().is_some_and(|spec| spec.node_name.is_some());
+        if event.event_type != EventType::Deleted && placed {
+            bound.insert(pod.metadata.uid);
+        }
+    }
+    let time = begun.elapsed().as_secs_f64();
+    tokio::time::sleep(Duration::from_secs(2)).await;
+    let memory = resident(&processes, 0)?;
+    heart.abort();
+    Ok((time, memory))
+}
+
+pub async fn failover(table: &mut Table, with_etcd: bool) {
+    let measured = told(own_failover().await);
+    let figure = measured.clone().map(|times| median(&times));
+    let mut row = Row::new("leader killed to next write, median", "s", Budget::AtMost(0.1), figure);
+    row.note = measured.map(|times| spread(&times)).unwrap_or_default();
+    if with_etcd {
+        match etcd_failover().await {
+            Ok(times) => {
+                row.etcd = Some(median(&times));
+                row.note = format!("{}; etcd {}", row.note, spread(&times));
+            }
+            Err(error) => row.note = format!("{}; etcd: {error:#}", row.note),
+        }
+    }
+    table.add(row);
+}
+
+fn spread(times: &[f64]) -> String {
+    let least = times.iter().copied().fold(f64::INFINITY, f64::min);
+    let most = times.iter().copied().fold(0.0, f64::max);
+    format!("{least:.3}–{most:.3} s in {} rounds", times.len())
+}
+
+async fn own_failover() -> Result<Vec<f64>> {
+    let processes = processes(3)?;
+    processes.start_all().await?;
+    let everyone = [0, 1, 2];
+    await_writable(&processes.client(&everyone, DEADLINE)?, NAMESPACE, DEADLINE).await?;
+    let mut times = Vec::new();
+    for round in 0..ROUNDS {
+        let leader = await_leader(&processes, &everyone, PATIENCE).await?;
+        let survivors = everyone.iter().copied().filter(|server| *server != leader);
+        let clients =
+            survivors.map(|server| processes.client(&[server], DEADLINE)).collect::<Result<Vec<_>>>()?;
+        // Connections are there before it happens, as those of real clients are.
+        for client in &clients {
+            client.cluster_status().await?;
+        }
+        let begun = Instant::now();
+        processes.kill(leader).await?;
+        let first = clients.into_iter().enumerate().map(|(n, client)| async move {
+            for attempt in 0.. {
+                let name = format!("failover-{round}-{n}-{attempt}");
+                let object: ConfigMap =
+                    serde_json::from_value(json!({"metadata": {"name": name, "namespace": NAMESPACE}}))?;
+                if client.create_as(&object).await.is_ok() || begun.elapsed() > PATIENCE {
+                    break;
+                }
+                tokio::time::sleep(Duration::from_millis(1)).await;
+            }
+            anyhow::Ok(begun.elapsed())
+        });
+        let time = first.collect::<FuturesUnordered<_>>().next().await.context("no survivor")??;
+        ensure!(time < PATIENCE, "no write was taken within {PATIENCE:?}");
+        times.push(time.as_secs_f64());
+        processes.start(leader).await?;
+        await_agreement(&processes, PATIENCE).await?;
+    }
+    Ok(times)
+}
+
+async fn etcd_failover() -> Result<Vec<f64>> {
+    let mut etcd = Etcd::start(3).await?;
+    let mut times = Vec::new();
+    for round in 0..ROUNDS {
+        let leader = etcd.leader().await?;
+        let mut clients: Vec<(usize, etcd::Client)> = Vec::new();
+        for member in (0..3).filter(|member| *member != leader) {
+            let mut client = etcd::Client::connect(member)?;
+            client.create(&format!("before-{round}-{member}"), b"").await?;
+            clients.push((member, client));
+        }
+        let begun = Instant::now();
+        etcd.kill(leader).await?;
+        let first = clients.into_iter().map(|(member, mut client)| async move {
+            for attempt in 0.. {
+                let taken = client.create(&format!("after-{round}-{member}-{attempt}"), b"").await.is_ok();
+                if taken || begun.elapsed() > PATIENCE {
+                    break;
+                }
+                tokio::time::sleep(Duration::from_millis(1)).await;
+            }
+            begun.elapsed()
+        });
+        let time = first.collect::<FuturesUnordered<_>>().next().await.context("no survivor")?;
+        ensure!(time < PATIENCE, "no write was taken within {PATIENCE:?}");
+        times.push(time.as_secs_f64());
+        etcd.start_member(leader)?;
+        // The next round kills the leader of three, not of two.
+        let mut returned = etcd::Client::connect(leader)?;
+        let waited = Instant::now();
+        while returned.create(&format!("back-{round}-{}", waited.elapsed().as_micros()), b"").await.is_err() {
+            ensure!(waited.elapsed() < PATIENCE, "an etcd member does not come back");
+            tokio::time::sleep(Duration::from_millis(50)).await;
+        }
+    }
+    Ok(times)
+}
