@@ -193,6 +193,10 @@ pub async fn serve(
             node::bring_up_network(ctx.clone(), up, shutdown.clone()).await;
         }
     };
-    let _ = client;
-    tokio::join!(manager.run(), node::keep(ctx.clone(), shutdown.clone()), bring_up);
+    let streams = async {
+        if let Some(client) = client {
+            stream::listen(client, ctx.clone(), shutdown.clone()).await;
+        }
+    };
+    tokio::join!(manager.run(), node::keep(ctx.clone(), shutdown.clone()), bring_up, streams);
 }

@@ -12,7 +12,7 @@ use jiff::Timestamp;
 use k8s_openapi::api::coordination::v1::{Lease, LeaseSpec};
 use k8s_openapi::api::core::v1::{ContainerImage, Node, NodeStatus};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{MicroTime, ObjectMeta, OwnerReference};
-use kontiki_proto::api::{ApiExt, PatchType, WriteOptions, decode, encode};
+use kontiki_proto::api::{ApiExt, GetOptions, PatchType, WriteOptions, decode, encode};
 use kontiki_proto::{Status, Target};
 use serde_json::json;
 use tokio::sync::watch;
@@ -25,7 +25,8 @@ use status::Findings;
 
 const LEASE_NAMESPACE: &str = "kube-node-lease";
 const LEASE_SECONDS: i32 = 40;
-const BEAT: Duration = Duration::from_secs(10);
+/// Short enough for clusters that give a node no more than ten seconds.
+const BEAT: Duration = Duration::from_secs(3);
 /// How often the node looks at itself, and how often it reports where nothing changed.
 const LOOK: Duration = Duration::from_secs(2);
 const REPORT: Duration = Duration::from_secs(300);
@@ -61,7 +62,8 @@ async fn keep_status(ctx: &Ctx) {
             let found = findings(ctx).await;
             let old = said.clone().unwrap_or_default();
             let wanted = status::status(&ctx.options, &ctx.machine, &found, &old, Timestamp::now());
-            let due = said.as_ref().is_none_or(|s| status::differs(s, &wanted)) || said_at.elapsed() >= REPORT;
+            let changed = said.as_ref().is_none_or(|s| status::differs(s, &wanted));
+            let due = changed || said_at.elapsed() >= REPORT || was_overruled(ctx, &wanted).await;
             if due {
                 match report(ctx, &wanted).await {
                     Ok(()) => {
@@ -76,6 +78,19 @@ async fn keep_status(ctx: &Ctx) {
         }
         tokio::time::sleep(LOOK).await;
     }
+}
+
+/// Whether the API says something else of the node's conditions than the node does: after a silence the node lifecycle
+/// controller declares them unknown, and only the node can say better.
+async fn was_overruled(ctx: &Ctx, wanted: &NodeStatus) -> bool {
+    let known = GetOptions { resource_version: "0".into(), ..GetOptions::default() };
+    let target = Target::kind::<Node>().named(&ctx.options.node_name);
+    let Ok(document) = ctx.api.get(&target, &known).await else { return false };
+    let Ok(node) = decode::<Node>(&document) else { return false };
+    let live = node.status.and_then(|status| status.conditions).unwrap_or_default();
+    wanted.conditions.iter().flatten().any(|ours| {
+        live.iter().any(|theirs| theirs.type_ == ours.type_ && theirs.status != ours.status)
+    })
 }
 
 async fn register(ctx: &Ctx) -> Result<Node, Status> {

@@ -192,17 +192,13 @@ impl Containerd {
         let filters = label.map(|(key, value)| format!("labels.\"{key}\"=={value}")).into_iter().collect();
         let request = self.request(pb::ListContainersRequest { filters });
         let reply = call("listing containers", self.containers_client().list(request)).await?;
-        Ok(reply
-            .containers
-            .into_iter()
-            .map(|c| Found {
-                id: c.id,
-                labels: c.labels,
-                snapshot_key: c.snapshot_key,
-                created_at: c.created_at.and_then(timestamp),
-                spec: c.spec.map(|spec| spec.value).unwrap_or_default(),
-            })
-            .collect())
+        Ok(reply.containers.into_iter().map(found).collect())
+    }
+
+    pub async fn container(&self, id: &str) -> Result<Option<Found>> {
+        let request = self.request(pb::GetContainerRequest { id: id.into() });
+        let reply = optional(call("reading a container", self.containers_client().get(request)).await)?;
+        Ok(reply.and_then(|r| r.container).map(found))
     }
 
     /// The container's task; `None` where it has none (never made, or its shim was killed).
@@ -374,6 +370,16 @@ impl Containerd {
         }
         self.delete_container(id).await?;
         self.remove_snapshot(id).await
+    }
+}
+
+fn found(c: pb::Container) -> Found {
+    Found {
+        id: c.id,
+        labels: c.labels,
+        snapshot_key: c.snapshot_key,
+        created_at: c.created_at.and_then(timestamp),
+        spec: c.spec.map(|spec| spec.value).unwrap_or_default(),
     }
 }
 

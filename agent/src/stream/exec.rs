@@ -101,6 +101,11 @@ pub async fn start(
 }
 
 impl Running {
+    /// What it takes to wait for the process from elsewhere: client, container id, process id.
+    pub fn names(&self) -> (Containerd, String, String) {
+        (self.containerd.clone(), self.container.clone(), self.id.clone())
+    }
+
     /// Waits for the process's end and returns its exit code. Its output has to be read meanwhile.
     pub async fn wait(&self) -> Result<u32> {
         self.containerd.wait(&self.container, &self.id).await
@@ -152,7 +157,8 @@ async fn copy(
         }
     }
     // The FIFO never ends by itself, as we hold both its ends: what is in it now is the rest.
-    while let Ok(n) = from.try_read(&mut buffer) {
+    // Asked of the kernel itself: the runtime may not have heard yet that there is something.
+    while let Ok(n) = nix::unistd::read(&from, &mut buffer) {
         if n == 0 || to.send(wrap(buffer[..n].to_vec())).await.is_err() {
             return;
         }
@@ -162,10 +168,8 @@ async fn copy(
 /// The container's own process document with another command.
 async fn process(containerd: &Containerd, container: &str, wanted: &Wanted) -> Result<Vec<u8>> {
     let found = containerd
-        .containers(None)
+        .container(container)
         .await?
-        .into_iter()
-        .find(|c| c.id == container)
         .ok_or_else(|| RuntimeError::new("adding a process", format!("container {container} is not there")))?;
     let spec: Value = serde_json::from_slice(&found.spec).map_err(io_error)?;
     let mut process = spec["process"].clone();
