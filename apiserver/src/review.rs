@@ -160,9 +160,10 @@ fn rules_review(auth: &Auth, user: &User, body: &Value) -> Result<Value, Status>
         return Err(Status::bad_request("no namespace on request"));
     }
     let mut rules = auth.authorizer.index().rules(user, namespace);
-    if user.is_in(MASTERS) {
-        let all = || vec!["*".into()];
-        rules.push(Rule { verbs: all(), groups: all(), resources: all(), ..Rule::default() });
+    let all = || vec!["*".into()];
+    let everything = Rule { verbs: all(), groups: all(), resources: all(), ..Rule::default() };
+    if user.is_in(MASTERS) && !rules.contains(&everything) {
+        rules.push(everything);
         rules.push(Rule { verbs: all(), urls: all(), ..Rule::default() });
     }
     let (urls, resources): (Vec<_>, Vec<_>) = rules.iter().partition(|rule| !rule.urls.is_empty());

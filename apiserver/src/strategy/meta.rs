@@ -14,7 +14,7 @@ type Errors = Vec<FieldError>;
 pub const MOST_ANNOTATION_BYTES: usize = 256 * 1024;
 
 /// The finalizers upstream gives a meaning without a domain.
-const FINALIZERS: [&str; 3] = ["kubernetes", "orphan", "foregroundDeletion"];
+const FINALIZERS: [&str; 4] = ["kubernetes", "orphan", "foregroundDeletion", crate::custom::FINALIZER];
 
 /// Carries over what an update leaves as it is: identity, age, marks of deletion.
 pub(super) fn prepare_update(new: &mut Value, old: &Value) {
