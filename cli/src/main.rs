@@ -34,6 +34,13 @@ enum Command {
 
 fn main() -> ExitCode {
     let cli = Cli::parse();
+    if !matches!(cli.command, Command::Server(_) | Command::Agent(_)) {
+        // `kontiki get … | head` ends quietly, as other programs do.
+        // SAFETY: no other thread runs yet, and the default action needs no handler of ours.
+        unsafe {
+            libc::signal(libc::SIGPIPE, libc::SIG_DFL);
+        }
+    }
     // Two providers in one tree would make rustls refuse to choose.
     let _ = rustls::crypto::aws_lc_rs::default_provider().install_default();
     let serves = matches!(cli.command, Command::Server(_) | Command::Agent(_));
@@ -83,8 +90,7 @@ async fn run(cli: Cli) -> anyhow::Result<()> {
 fn shutdown_signal() -> anyhow::Result<CancellationToken> {
     use tokio::signal::unix::{SignalKind, signal};
     let token = CancellationToken::new();
-    let (mut terminate, mut interrupt) =
-        (signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?);
+    let (mut terminate, mut interrupt) = (signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?);
     let cancel = token.clone();
     tokio::spawn(async move {
         tokio::select! {

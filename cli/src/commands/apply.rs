@@ -8,6 +8,7 @@ use kontiki_apiserver::schema;
 use kontiki_proto::api::{Api, GetOptions, PatchType, WriteOptions, decode, encode};
 use serde_json::{Value, json};
 
+use super::Failures;
 use crate::documents;
 use crate::merge::three_way;
 use crate::output::name_of;
@@ -26,13 +27,17 @@ pub struct ApplyArgs {
 }
 
 /// # Errors
-/// What a file or the server said; the objects before it are applied.
+/// What a file said, or the server of each object it refused; the others are applied.
 pub async fn apply(session: &Session, args: &ApplyArgs) -> Result<()> {
+    let mut errors = Vec::new();
     for object in documents::read(&args.filename)? {
-        let outcome = one(session, args, &object).await?;
-        println!("{} {outcome}", name_of(&object));
+        let mark = if args.dry_run { " (server dry run)" } else { "" };
+        match one(session, args, &object).await {
+            Ok(outcome) => println!("{} {outcome}{mark}", name_of(&object)),
+            Err(error) => errors.push(error),
+        }
     }
-    Ok(())
+    Failures::check(errors)
 }
 
 async fn one(session: &Session, args: &ApplyArgs, object: &Value) -> Result<&'static str> {
@@ -44,7 +49,12 @@ async fn one(session: &Session, args: &ApplyArgs, object: &Value) -> Result<&'st
     if let (true, Some(namespace)) = (row.namespaced(), text("/metadata/namespace")) {
         target = target.within(namespace);
     }
-    let wanted = annotated(object)?;
+    let mut object = object.clone();
+    if row.namespaced() {
+        // kubectl writes it into the annotation, and two annotations that differ would be a change each time.
+        object["metadata"]["namespace"] = json!(target.namespace);
+    }
+    let wanted = annotated(&object)?;
     let options = WriteOptions {
         dry_run: args.dry_run,
         field_manager: "kontiki-client-side-apply".into(),

@@ -8,8 +8,9 @@ use clap::{Args, Subcommand};
 use kontiki_proto::api::{Api, WriteOptions, decode, encode};
 use serde_json::{Map, Value, json};
 
+use super::Failures;
 use crate::documents;
-use crate::output::{Format, name_of, print_document};
+use crate::output::{Format, name_of, print_document, separate};
 use crate::session::Session;
 
 #[derive(Args, Clone, Debug)]
@@ -166,7 +167,7 @@ struct ExternalNameArgs {
 }
 
 /// # Errors
-/// Wrong words, or what the server said; objects before the failing one are created.
+/// Wrong words, or what the server said of each object it refused; the others are created.
 pub async fn create(session: &Session, args: &CreateArgs) -> Result<()> {
     let objects = match (&args.kind, args.filename.as_slice()) {
         (Some(kind), []) => vec![object(kind)?],
@@ -174,8 +175,16 @@ pub async fn create(session: &Session, args: &CreateArgs) -> Result<()> {
         (Some(_), _) => bail!("give files or a kind, not both"),
         (None, []) => bail!("say what to create: -f FILE, or a kind such as `create deployment`"),
     };
+    let mut errors = Vec::new();
+    let mut count = 0;
     for object in objects {
-        let created = one(session, args, object).await?;
+        let created = match one(session, args, object).await {
+            Ok(created) => created,
+            Err(error) => {
+                errors.push(error);
+                continue;
+            }
+        };
         if args.output == Format::Table {
             let mark = match args.dry_run.as_str() {
                 "client" => " (dry run)",
@@ -184,10 +193,14 @@ pub async fn create(session: &Session, args: &CreateArgs) -> Result<()> {
             };
             println!("{} created{mark}", name_of(&created));
         } else {
+            if count > 0 {
+                separate(&args.output);
+            }
             print_document(&created, &args.output)?;
         }
+        count += 1;
     }
-    Ok(())
+    Failures::check(errors)
 }
 
 async fn one(session: &Session, args: &CreateArgs, object: Value) -> Result<Value> {

@@ -10,6 +10,7 @@ use kontiki_proto::{Status, Target};
 use serde_json::Value;
 use tokio::time::Instant;
 
+use super::Failures;
 use crate::documents;
 use crate::output::name_of;
 use crate::session::Session;
@@ -47,10 +48,11 @@ pub struct DeleteArgs {
 }
 
 /// # Errors
-/// What the server said; objects before the one that failed are deleted.
+/// What the server said of each object it refused; the others are deleted.
 pub async fn delete(session: &Session, args: &DeleteArgs) -> Result<()> {
     let options = options(args)?;
     let mut going = Vec::new();
+    let mut errors: Vec<anyhow::Error> = Vec::new();
     for (target, label) in targets(session, args).await? {
         match session.client.delete(&target, &options).await {
             Ok(answer) => {
@@ -58,10 +60,10 @@ pub async fn delete(session: &Session, args: &DeleteArgs) -> Result<()> {
                 going.push((target, label, uid(&answer)));
             }
             Err(status) if status.is_not_found() && args.ignore_not_found => {}
-            Err(status) => return Err(status.into()),
+            Err(status) => errors.push(status.into()),
         }
     }
-    if going.is_empty() && !args.ignore_not_found {
+    if going.is_empty() && errors.is_empty() && !args.ignore_not_found {
         println!("No resources found");
     }
     if args.wait {
@@ -72,7 +74,7 @@ pub async fn delete(session: &Session, args: &DeleteArgs) -> Result<()> {
                 .map_err(|status| anyhow::anyhow!("{label}: {status}"))?;
         }
     }
-    Ok(())
+    Failures::check(errors)
 }
 
 fn options(args: &DeleteArgs) -> Result<DeleteOptions> {

@@ -141,11 +141,16 @@ fn run_editor(path: &Path) -> Result<()> {
         .into_iter()
         .find_map(|name| std::env::var(name).ok().filter(|value| !value.trim().is_empty()))
         .unwrap_or_else(|| "vi".into());
-    let mut words = editor.split_whitespace();
-    let program = words.next().unwrap_or("vi");
-    let status = Command::new(program).args(words).arg(path).status().with_context(|| {
-        format!("cannot start the editor {editor:?}; set EDITOR to one that is installed")
-    })?;
+    // EDITOR is a shell's words: `code --wait`, quotes included.
+    let script = format!("{editor} \"$1\"");
+    let status = Command::new("sh")
+        .args(["-c", &script, "sh"])
+        .arg(path)
+        .status()
+        .with_context(|| format!("cannot start the editor {editor:?}"))?;
+    if status.code() == Some(127) {
+        bail!("there is no editor {editor:?}; set EDITOR to one that is installed");
+    }
     if !status.success() {
         bail!("the editor {editor:?} failed: {status}; nothing is changed");
     }

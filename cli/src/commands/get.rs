@@ -3,12 +3,18 @@
 use anyhow::{Result, bail};
 use clap::Args;
 use futures::StreamExt;
-use kontiki_proto::Target;
 use kontiki_proto::api::{Api, EventType, GetOptions, ListOptions, Shape, WatchOptions, decode};
+use kontiki_proto::{Status, Target};
 use serde_json::{Value, json};
 
-use crate::output::{Format, Printer, print_document, table};
+use super::Failures;
+use crate::output::{Format, Printer, print_document, separate, table};
 use crate::session::{Selected, Session};
+
+/// Before a watch that ended is begun again.
+const PAUSE: std::time::Duration = std::time::Duration::from_millis(500);
+/// How often in a row a watch may fail.
+const MOST_FAILURES: u32 = 20;
 
 #[derive(Args, Clone, Debug)]
 pub struct GetArgs {
@@ -100,6 +106,7 @@ fn printer(args: &GetArgs, one: &Selected, several: bool) -> Printer {
 async fn tables(session: &Session, args: &GetArgs, selected: &[Selected]) -> Result<()> {
     let several = selected.len() > 1 || args.words.len() > 1 && args.words[0].contains('/');
     let mut printed = 0;
+    let mut errors = Vec::new();
     for one in selected {
         let mut rows: Option<Value> = None;
         for name in &one.names {
@@ -107,7 +114,7 @@ async fn tables(session: &Session, args: &GetArgs, selected: &[Selected]) -> Res
             match session.client.get(&session.object(&one.row, name), &options).await {
                 Ok(document) => merge(&mut rows, decode(&document)?),
                 Err(status) if status.is_not_found() && args.ignore_not_found => {}
-                Err(status) => return Err(status.into()),
+                Err(status) => errors.push(status.into()),
             }
         }
         if one.names.is_empty() {
@@ -126,14 +133,14 @@ async fn tables(session: &Session, args: &GetArgs, selected: &[Selected]) -> Res
         printed += count;
         print!("{}", table::render(&rows, &printer(args, one, several)));
     }
-    if printed == 0 && !args.ignore_not_found {
+    if printed == 0 && errors.is_empty() && !args.ignore_not_found {
         if args.all_namespaces || selected.iter().all(|one| !one.row.namespaced()) {
             eprintln!("No resources found");
         } else {
             eprintln!("No resources found in {} namespace.", session.namespace);
         }
     }
-    Ok(())
+    Failures::check(errors)
 }
 
 /// Tables of single objects become one.
@@ -151,13 +158,14 @@ fn merge(all: &mut Option<Value>, next: Value) {
 
 async fn documents(session: &Session, args: &GetArgs, selected: &[Selected]) -> Result<()> {
     let mut found = Vec::new();
+    let mut errors = Vec::new();
     let named = selected.iter().all(|one| !one.names.is_empty());
     for one in selected {
         for name in &one.names {
             match session.client.get(&session.object(&one.row, name), &GetOptions::default()).await {
                 Ok(document) => found.push(decode::<Value>(&document)?),
                 Err(status) if status.is_not_found() && args.ignore_not_found => {}
-                Err(status) => return Err(status.into()),
+                Err(status) => errors.push(status.into()),
             }
         }
         if one.names.is_empty() {
@@ -178,14 +186,15 @@ async fn documents(session: &Session, args: &GetArgs, selected: &[Selected]) -> 
         for object in &found {
             print_document(object, &args.output)?;
         }
-        return Ok(());
+        return Failures::check(errors);
     }
     if named && found.is_empty() {
-        return Ok(());
+        return Failures::check(errors);
     }
     let list =
         json!({ "apiVersion": "v1", "kind": "List", "metadata": { "resourceVersion": "" }, "items": found });
-    print_document(&list, &args.output)
+    print_document(&list, &args.output)?;
+    Failures::check(errors)
 }
 
 async fn follow(session: &Session, args: &GetArgs, one: &Selected) -> Result<()> {
@@ -206,29 +215,68 @@ async fn follow(session: &Session, args: &GetArgs, one: &Selected) -> Result<()>
             printer.headers = false;
         }
     }
+    let mut count = 0;
+    let mut print_one = |object: &Value| {
+        if count > 0 {
+            separate(&args.output);
+        }
+        count += 1;
+        print_document(object, &args.output)
+    };
     for item in &list.items {
-        print_document(&decode(item)?, &args.output)?;
+        print_one(&decode(item)?)?;
     }
-    let options = WatchOptions {
+    let mut options = WatchOptions {
         label_selector: args.selector.clone(),
         field_selector,
         resource_version: list.resource_version,
+        allow_bookmarks: true,
         shape,
         ..WatchOptions::default()
     };
-    let mut events = session.client.watch(&target, &options).await?;
-    while let Some(event) = events.next().await {
-        let event = event?;
-        if event.event_type == EventType::Bookmark {
-            continue;
+    let mut failures = 0;
+    loop {
+        let ended: Option<Status> = match session.client.watch(&target, &options).await {
+            Err(status) => Some(status),
+            Ok(mut events) => loop {
+                let event = match events.next().await {
+                    None => break None,
+                    Some(Err(status)) => break Some(status),
+                    Some(Ok(event)) => event,
+                };
+                failures = 0;
+                let object: Value = decode(&event.object)?;
+                if let Some(version) = newest_version(&object) {
+                    options.resource_version = version;
+                }
+                if event.event_type == EventType::Bookmark {
+                    continue;
+                }
+                if shape == Shape::Table {
+                    print!("{}", table::render(&object, &printer));
+                    printer.headers = false;
+                } else {
+                    print_one(&object)?;
+                }
+            },
+        };
+        // A server that ends a watch in peace, or dies, is no reason to stop: another goes on from the same revision.
+        if let Some(status) = ended {
+            failures += 1;
+            if !status.is_retriable() || failures > MOST_FAILURES {
+                return Err(status.into());
+            }
+            session.client.turn_away();
         }
-        let object: Value = decode(&event.object)?;
-        if shape == Shape::Table {
-            print!("{}", table::render(&object, &printer));
-            printer.headers = false;
-        } else {
-            print_document(&object, &args.output)?;
-        }
+        tokio::time::sleep(PAUSE).await;
     }
-    Ok(())
+}
+
+/// Of an object, or of the rows of a table.
+fn newest_version(object: &Value) -> Option<String> {
+    let of = |object: &Value| {
+        object["metadata"]["resourceVersion"].as_str().filter(|v| !v.is_empty()).map(String::from)
+    };
+    let row = object["rows"].as_array().and_then(|rows| rows.last());
+    row.and_then(|row| of(&row["object"])).or_else(|| of(object))
 }

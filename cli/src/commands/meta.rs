@@ -72,13 +72,19 @@ pub async fn set(session: &Session, args: &MetaArgs, field: &str) -> Result<()> 
         for (key, value) in &values {
             let taken = present.get(key).is_some_and(|current| !value.is_null() && current != value);
             if taken && !args.overwrite {
-                bail!("'{key}' already has a value ({}), and --overwrite is false", present[key]);
+                let current = present[key].as_str().unwrap_or_default();
+                bail!("'{key}' already has a value ({current}), and --overwrite is false");
             }
         }
         let patch = json!({ "metadata": { field: values } });
         let after = patch_merge(session, &target, &patch).await?;
         let changed = after["metadata"]["resourceVersion"] != live["metadata"]["resourceVersion"];
-        let word = if field == "labels" { "labeled" } else { "annotated" };
+        let only_removes = values.values().all(Value::is_null);
+        let word = match field {
+            "labels" if only_removes => "unlabeled",
+            "labels" => "labeled",
+            _ => "annotated",
+        };
         println!("{label} {}", if changed { word } else { "not changed" });
     }
     Ok(())
@@ -157,7 +163,7 @@ pub async fn set_image(session: &Session, args: &SetArgs) -> Result<()> {
                 bail!("{change:?} is not CONTAINER=IMAGE")
             };
             if name != "*" && !names.contains(&name) {
-                bail!("{label} has no container {name:?}; it has {}", names.join(", "));
+                bail!("unable to find container named \"{name}\"; {label} has {}", names.join(", "));
             }
             let chosen = names.iter().filter(|candidate| name == "*" || **candidate == name);
             containers.extend(chosen.map(|name| json!({ "name": name, "image": image })));

@@ -133,6 +133,23 @@ pub struct CompletionArgs {
     pub shell: clap_complete::Shell,
 }
 
+/// Several objects failed, each with a reason of its own; the others are done.
+#[derive(Debug, thiserror::Error)]
+#[error("{}", .0.join("\n"))]
+pub struct Failures(Vec<String>);
+
+impl Failures {
+    /// # Errors
+    /// The one error, or all of them together, if there are any.
+    pub fn check(mut errors: Vec<anyhow::Error>) -> Result<()> {
+        match errors.len() {
+            0 => Ok(()),
+            1 => Err(errors.remove(0)),
+            _ => Err(Failures(errors.iter().map(explain_error).collect()).into()),
+        }
+    }
+}
+
 /// A command in a container ended with this code, and so does this program.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("command terminated with exit code {0}")]
@@ -145,6 +162,9 @@ pub fn exit_code(error: &anyhow::Error) -> u8 {
 
 /// An error as kubectl words it, and what to do next where that is known.
 pub fn explain_error(error: &anyhow::Error) -> String {
+    if let Some(failures) = error.downcast_ref::<Failures>() {
+        return failures.to_string();
+    }
     let Some(status) = error.chain().find_map(|cause| cause.downcast_ref::<Status>()) else {
         return format!("error: {error:#}");
     };
@@ -173,6 +193,8 @@ mod tests {
         let row = kontiki_proto::Registry::builtin().find_name("pods").unwrap();
         let error = anyhow::Error::from(Status::not_found(row, "a"));
         assert_eq!(explain_error(&error), "Error from server (NotFound): pods \"a\" not found");
+        let both = Failures::check(vec![error, anyhow::anyhow!("bad")]).unwrap_err();
+        assert_eq!(explain_error(&both), "Error from server (NotFound): pods \"a\" not found\nerror: bad");
         assert!(explain_error(&Status::unavailable("no leader").into()).contains("kontiki up"));
     }
 }

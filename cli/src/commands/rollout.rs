@@ -81,11 +81,26 @@ pub async fn run(session: &Session, command: RolloutCommand) -> Result<()> {
             change(session, &args, &patch, "restarted").await
         }
         RolloutCommand::Pause(args) => {
+            must_be_paused(session, &args, false).await?;
             change(session, &args, &json!({ "spec": { "paused": true } }), "paused").await
         }
         RolloutCommand::Resume(args) => {
+            must_be_paused(session, &args, true).await?;
             change(session, &args, &json!({ "spec": { "paused": null } }), "resumed").await
         }
+    }
+}
+
+async fn must_be_paused(session: &Session, args: &WorkloadArgs, expected: bool) -> Result<()> {
+    let (target, label) = workload(session, args).await?;
+    if target.resource != "deployments" {
+        bail!("only deployments can be paused and resumed");
+    }
+    let live: Value = decode(&session.client.get(&target, &GetOptions::default()).await?)?;
+    match (live["spec"]["paused"] == true, expected) {
+        (true, false) => bail!("{label} is already paused"),
+        (false, true) => bail!("{label} is not paused"),
+        _ => Ok(()),
     }
 }
 
@@ -236,6 +251,10 @@ async fn history(session: &Session, args: &HistoryArgs) -> Result<()> {
         lines.push(vec![revision.to_string(), cause.to_string()]);
     }
     println!("{label}");
+    if revisions.is_empty() {
+        println!("No rollout history found.");
+        return Ok(());
+    }
     print!("{}", align(&lines));
     Ok(())
 }

@@ -54,8 +54,8 @@ impl FromStr for Format {
 /// A JSONPath template that does not parse, or one that names what is not there.
 pub fn print_document(object: &Value, format: &Format) -> Result<()> {
     match format {
-        Format::Json => println!("{}", serde_json::to_string_pretty(object)?),
-        Format::Yaml => print!("---\n{}", serde_saphyr::to_string(object)?),
+        Format::Json => println!("{}", pretty(object)?),
+        Format::Yaml => print!("{}", serde_saphyr::to_string(object)?),
         Format::Name => println!("{}", name_of(object)),
         Format::JsonPath(template) => {
             let text = jsonpath::evaluate(template, object)?;
@@ -66,6 +66,22 @@ pub fn print_document(object: &Value, format: &Format) -> Result<()> {
         Format::Table | Format::Wide => bail!("a table has no single documents"),
     }
     Ok(())
+}
+
+/// Puts the mark between two YAML documents.
+pub fn separate(format: &Format) {
+    if *format == Format::Yaml {
+        println!("---");
+    }
+}
+
+/// Four blanks per level, as kubectl indents.
+fn pretty(object: &Value) -> Result<String> {
+    let mut text = Vec::new();
+    let formatter = serde_json::ser::PrettyFormatter::with_indent(b"    ");
+    let mut serializer = serde_json::Serializer::with_formatter(&mut text, formatter);
+    serde::Serialize::serialize(object, &mut serializer)?;
+    Ok(String::from_utf8(text)?)
 }
 
 /// `pod/web`, `deployment.apps/web`.
