@@ -147,7 +147,7 @@ fn replication_controller(controller: &mut Value) {
 }
 
 /// The template of a workload whose pods run for ever.
-fn lasting_template(spec: &Value, errors: &mut Errors) {
+fn lasting_template(spec: &Value, what: &str, errors: &mut Errors) {
     let path = Path::of("spec");
     let here = path.key("template");
     let template = &spec["template"];
@@ -158,8 +158,8 @@ fn lasting_template(spec: &Value, errors: &mut Errors) {
         errors.push(FieldError::not_supported(inner.key("restartPolicy"), policy, &["Always"]));
     }
     if has(&template["spec"], "activeDeadlineSeconds") {
-        let why = "activeDeadlineSeconds in ReplicaSet is not Supported";
-        errors.push(FieldError::forbidden(inner.key("activeDeadlineSeconds"), why));
+        let why = format!("activeDeadlineSeconds in {what} is not Supported");
+        errors.push(FieldError::forbidden(inner.key("activeDeadlineSeconds"), &why));
     }
 }
 
@@ -171,7 +171,7 @@ fn validate_deployment(deployment: &Value, errors: &mut Errors) {
     let (spec, path) = (&deployment["spec"], Path::of("spec"));
     not_negative(spec, &["replicas"], &path, errors);
     workload_selector(spec, "deployment", errors);
-    lasting_template(spec, errors);
+    lasting_template(spec, "ReplicaSet", errors);
     let (strategy, here) = (&spec["strategy"], path.key("strategy"));
     let rolling = here.key("rollingUpdate");
     match text(strategy, "type") {
@@ -213,13 +213,13 @@ fn validate_replica_set(replica_set: &Value, errors: &mut Errors) {
     let (spec, path) = (&replica_set["spec"], Path::of("spec"));
     not_negative(spec, &["replicas", "minReadySeconds"], &path, errors);
     workload_selector(spec, "deployment", errors);
-    lasting_template(spec, errors);
+    lasting_template(spec, "ReplicaSet", errors);
 }
 
 fn validate_daemon_set(daemon_set: &Value, errors: &mut Errors) {
     let (spec, path) = (&daemon_set["spec"], Path::of("spec"));
     workload_selector(spec, "daemonset", errors);
-    lasting_template(spec, errors);
+    lasting_template(spec, "ReplicaSet", errors);
     not_negative(spec, &["minReadySeconds", "revisionHistoryLimit"], &path, errors);
     let (strategy, here) = (&spec["updateStrategy"], path.key("updateStrategy"));
     match text(strategy, "type") {
@@ -275,7 +275,7 @@ fn validate_stateful_set(stateful_set: &Value, errors: &mut Errors) {
     }
     not_negative(spec, &["replicas", "minReadySeconds", "revisionHistoryLimit"], &path, errors);
     workload_selector(spec, "statefulset", errors);
-    lasting_template(spec, errors);
+    lasting_template(spec, "ReplicaSet", errors);
 }
 
 fn update_stateful_set(new: &Value, old: &Value, errors: &mut Errors) {
@@ -319,7 +319,7 @@ fn validate_replication_controller(controller: &Value, errors: &mut Errors) {
         let why = "`selector` does not match template `labels`";
         errors.push(FieldError::invalid("spec.template.metadata.labels", own, why));
     }
-    lasting_template(spec, errors);
+    lasting_template(spec, "ReplicationController", errors);
 }
 
 fn validate_revision(revision: &Value, errors: &mut Errors) {

@@ -107,7 +107,10 @@ fn validate_node(node: &Value, errors: &mut Errors) {
         let key = text(taint, "key");
         all(place.key("key"), key, names::qualified(key), errors);
         let value = text(taint, "value");
-        all(place.key("value"), value, names::label_value(value), errors);
+        let problems = names::label_value(value);
+        if !problems.is_empty() {
+            errors.push(FieldError::invalid(place.key("value"), value, &problems.join(";")));
+        }
         pod::taint_effect(taint, true, &place, errors);
         if !known.insert((key, text(taint, "effect"))) {
             let mut shown = FieldError::duplicate(&place, taint);

@@ -53,6 +53,8 @@ pub struct Strategy {
     /// What a write to the status subresource must not touch beyond the common rule: `(new, old)`.
     pub prepare_status_update: fn(&mut Value, &Value),
     pub validate: fn(&Value, &mut Vec<FieldError>),
+    /// Only what holds for a new object: [`Strategy::validate`] has run on it.
+    pub validate_create: fn(&Value, &mut Vec<FieldError>),
     /// Only what depends on both: [`Strategy::validate`] has run on the new object. `(new, old)`.
     pub validate_update: fn(&Value, &Value, &mut Vec<FieldError>),
     /// `(object, seconds asked for)` to the seconds its deletion has to wait, 0 for none.
@@ -75,6 +77,7 @@ pub const PLAIN: Strategy = Strategy {
     prepare_update: |_, _| (),
     prepare_status_update: |_, _| (),
     validate: |_, _| (),
+    validate_create: |_, _| (),
     validate_update: |_, _, _| (),
     grace: |_, _| 0,
     generation: false,
@@ -213,6 +216,7 @@ pub fn validate_create(row: &Resource, object: &Value) -> Vec<FieldError> {
     let strategy = for_row(row);
     meta::validate(row, strategy.names, object, &mut errors);
     validate_kind(row, strategy, object, &mut errors);
+    (strategy.validate_create)(object, &mut errors);
     errors
 }
 

@@ -206,6 +206,12 @@ fn validate(service: &Value, errors: &mut Errors) {
                 let why = "may not be set for ExternalName services";
                 errors.push(FieldError::forbidden(&addresses, why));
             }
+            for key in ["ipFamilies", "ipFamilyPolicy"] {
+                if has(spec, key) {
+                    let why = "may not be set for ExternalName services";
+                    errors.push(FieldError::forbidden(path.key(key), why));
+                }
+            }
             let name = text(spec, "externalName").trim_end_matches('.');
             if name.is_empty() {
                 errors.push(FieldError::required(path.key("externalName"), ""));
@@ -222,26 +228,54 @@ fn validate(service: &Value, errors: &mut Errors) {
     let external = path.key("externalIPs");
     for (at, ip) in list(spec, "externalIPs").iter().enumerate() {
         let ip = ip.as_str().unwrap_or_default();
-        if let Some(message) = names::ip(ip) {
+        if let Some(message) = names::ip(ip).or_else(|| special(ip).map(str::to_owned)) {
             errors.push(FieldError::invalid(external.item(at), ip, &message));
         }
     }
-    let ranges = path.key("loadBalancerSourceRanges");
+    // Upstream spells the field so in its messages.
+    let ranges = path.key("LoadBalancerSourceRanges");
     if !list(spec, "loadBalancerSourceRanges").is_empty() && kind != "LoadBalancer" {
         let why = "may only be used when `type` is 'LoadBalancer'";
         errors.push(FieldError::forbidden(&ranges, why));
     }
     for (at, range) in list(spec, "loadBalancerSourceRanges").iter().enumerate() {
-        let range = range.as_str().unwrap_or_default();
+        let range = range.as_str().unwrap_or_default().trim();
         if let Some(message) = names::cidr(range) {
             errors.push(FieldError::invalid(ranges.item(at), range, &message));
         }
+    }
+    if has(spec, "allocateLoadBalancerNodePorts") && kind != "LoadBalancer" {
+        let why = "may only be used when `type` is 'LoadBalancer'";
+        errors.push(FieldError::forbidden(path.key("allocateLoadBalancerNodePorts"), why));
+    }
+    let checked = kind == "LoadBalancer" && text(spec, "externalTrafficPolicy") == "Local";
+    if let Some(port) = int(spec, "healthCheckNodePort").filter(|port| *port != 0 && !checked) {
+        let why = "may only be set when `type` is 'LoadBalancer' and `externalTrafficPolicy` is 'Local'";
+        errors.push(FieldError::invalid(path.key("healthCheckNodePort"), port, why));
     }
     if is_set(spec, "loadBalancerClass") && kind != "LoadBalancer" {
         let why = "may only be used when `type` is 'LoadBalancer'";
         errors.push(FieldError::forbidden(path.key("loadBalancerClass"), why));
     }
     traffic(spec, kind, &path, errors);
+}
+
+/// Why an address cannot be one to reach a service from outside.
+fn special(ip: &str) -> Option<&'static str> {
+    let ip: std::net::IpAddr = ip.parse().ok()?;
+    let link_local = match ip {
+        std::net::IpAddr::V4(ip) => ip.is_link_local(),
+        std::net::IpAddr::V6(ip) => ip.is_unicast_link_local(),
+    };
+    if ip.is_unspecified() {
+        Some("may not be unspecified (0.0.0.0 or ::)")
+    } else if ip.is_loopback() {
+        Some("may not be in the loopback range (127.0.0.0/8, ::1/128)")
+    } else if link_local {
+        Some("may not be in the link-local range (169.254.0.0/16, fe80::/10)")
+    } else {
+        None
+    }
 }
 
 fn traffic(spec: &Value, kind: &str, path: &Path, errors: &mut Errors) {

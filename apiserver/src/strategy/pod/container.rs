@@ -37,20 +37,18 @@ pub(super) fn check(
     let image = text(container, "image");
     if image.is_empty() {
         errors.push(FieldError::required(path.key("image"), ""));
-    } else if image.trim() != image {
-        let why = "must not have leading or trailing whitespace";
-        errors.push(FieldError::invalid(path.key("image"), image, why));
     }
-    one_of(container, "terminationMessagePolicy", path, &["FallbackToLogsOnError", "File"], errors);
+    one_of(container, "terminationMessagePolicy", path, &["File", "FallbackToLogsOnError"], errors);
     required_one_of(container, "imagePullPolicy", path, &["Always", "IfNotPresent", "Never"], errors);
     ports(container, &path.key("ports"), errors);
     environment(container, path, errors);
     volume::mounts(container, volumes, path, errors);
-    probes(container, path, errors);
+    let grace = int(spec, "terminationGracePeriodSeconds").unwrap_or(30);
+    probes(container, grace, path, errors);
     let lifecycle = path.key("lifecycle");
     for hook in ["postStart", "preStop"] {
         if has(&container["lifecycle"], hook) {
-            handler(&container["lifecycle"][hook], &lifecycle.key(hook), errors);
+            handler(&container["lifecycle"][hook], grace, &lifecycle.key(hook), errors);
         }
     }
     resources::check(&container["resources"], &path.key("resources"), errors);
@@ -134,18 +132,17 @@ fn environment(container: &Value, path: &Path, errors: &mut Errors) {
         for key in &given {
             required(&source[*key], "name", &here.key(key), errors);
         }
+        // Upstream names the list here, not the item.
         match given.len() {
-            0 => errors.push(FieldError::invalid(
-                here,
-                "",
-                "must specify one of: `configMapRef` or `secretRef`",
-            )),
+            0 => {
+                let why = "must specify one of: `configMapRef` or `secretRef`";
+                errors.push(FieldError::invalid(&env_from, "", why));
+            }
             1 => (),
-            _ => errors.push(FieldError::invalid(
-                here,
-                "",
-                "may not have more than one field specified at a time",
-            )),
+            _ => {
+                let why = "may not have more than one field specified at a time";
+                errors.push(FieldError::invalid(&env_from, "", why));
+            }
         }
     }
 }
@@ -163,7 +160,8 @@ fn value_from(variable: &Value, path: &Path, errors: &mut Errors) {
     for key in ["configMapKeyRef", "secretKeyRef"] {
         if has(source, key) {
             let here = path.key(key);
-            required(&source[key], "name", &here, errors);
+            let owner = text(&source[key], "name");
+            all(here.key("name"), owner, names::subdomain(owner), errors);
             if required(&source[key], "key", &here, errors) {
                 let name = text(&source[key], "key");
                 all(here.key("key"), name, names::config_key(name), errors);
@@ -186,33 +184,43 @@ fn value_from(variable: &Value, path: &Path, errors: &mut Errors) {
     }
 }
 
+/// Fields of a pod that have a name for those who show them, wherever that is.
+const NAMED_FIELDS: [&str; 3] = ["spec.restartPolicy", "spec.schedulerName", "status.phase"];
+
 /// A field of the pod that a variable or a file shows.
 pub(super) fn field_ref(reference: &Value, fields: &[&str], path: &Path, errors: &mut Errors) {
-    required(reference, "apiVersion", path, errors);
-    if !required(reference, "fieldPath", path, errors) {
+    if !required(reference, "apiVersion", path, errors) || !required(reference, "fieldPath", path, errors) {
         return;
     }
     let field = text(reference, "fieldPath");
     let subscript = |map: &str| {
-        field
-            .strip_prefix(map)
-            .and_then(|rest| rest.strip_prefix("['"))
-            .and_then(|rest| rest.strip_suffix("']"))
+        let rest = field.strip_prefix(map).and_then(|rest| rest.strip_prefix("['"));
+        rest.and_then(|rest| rest.strip_suffix("']"))
     };
-    if let Some(key) = subscript("metadata.labels").or_else(|| subscript("metadata.annotations")) {
-        all(path.key("fieldPath"), key, names::qualified(key), errors);
+    if let Some(key) = subscript("metadata.labels") {
+        all(path, key, names::qualified(key), errors);
+    } else if let Some(key) = subscript("metadata.annotations") {
+        all(path, key, names::qualified(&key.to_lowercase()), errors);
     } else if !fields.contains(&field) {
-        errors.push(FieldError::not_supported(path.key("fieldPath"), field, fields));
+        let known = ENV_FIELDS.contains(&field)
+            || NAMED_FIELDS.contains(&field)
+            || matches!(field, "metadata.labels" | "metadata.annotations");
+        errors.push(if known {
+            FieldError::not_supported(path.key("fieldPath"), field, fields)
+        } else {
+            let why = format!("error converting fieldPath: field label not supported: {field}");
+            FieldError::invalid(path.key("fieldPath"), field, &why)
+        });
     }
 }
 
-fn probes(container: &Value, path: &Path, errors: &mut Errors) {
+fn probes(container: &Value, pod_grace: i64, path: &Path, errors: &mut Errors) {
     for key in ["livenessProbe", "readinessProbe", "startupProbe"] {
         if !has(container, key) {
             continue;
         }
         let (probe, here) = (&container[key], path.key(key));
-        handler(probe, &here, errors);
+        handler(probe, pod_grace, &here, errors);
         not_negative(
             probe,
             &[
@@ -244,7 +252,7 @@ fn probes(container: &Value, path: &Path, errors: &mut Errors) {
 }
 
 /// What a probe or hook does: exactly one thing.
-fn handler(handler: &Value, path: &Path, errors: &mut Errors) {
+fn handler(handler: &Value, grace: i64, path: &Path, errors: &mut Errors) {
     let mut first = true;
     for kind in HANDLERS.into_iter().filter(|kind| has(handler, kind)) {
         let (action, here) = (&handler[kind], path.key(kind));
@@ -261,7 +269,14 @@ fn handler(handler: &Value, path: &Path, errors: &mut Errors) {
             "httpGet" => http_get(action, &here, errors),
             "tcpSocket" => port(&action["port"], &here.key("port"), errors),
             "grpc" => port_number(&action["port"], &here.key("port"), errors),
-            _ => not_negative(action, &["seconds"], &here, errors),
+            _ => {
+                let seconds = int(action, "seconds").unwrap_or(0);
+                if !(0..=grace).contains(&seconds) {
+                    let why =
+                        format!("must be non-negative and less than terminationGracePeriodSeconds ({grace})");
+                    errors.push(FieldError::invalid(here, seconds, &why));
+                }
+            }
         }
     }
     if first {
@@ -273,10 +288,9 @@ fn http_get(action: &Value, path: &Path, errors: &mut Errors) {
     required(action, "path", path, errors);
     port(&action["port"], &path.key("port"), errors);
     one_of(action, "scheme", path, &["HTTP", "HTTPS"], errors);
-    let headers = path.key("httpHeaders");
-    for (at, header) in list(action, "httpHeaders").iter().enumerate() {
+    for header in list(action, "httpHeaders") {
         let name = text(header, "name");
-        all(headers.item(at).key("name"), name, names::http_header(name), errors);
+        all(path.key("httpHeaders"), name, names::http_header(name), errors);
     }
 }
 

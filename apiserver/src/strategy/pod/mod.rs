@@ -27,6 +27,7 @@ pub(super) static KINDS: &[Entry] = &[(
         prepare_update,
         prepare_status_update,
         validate: validate::pod,
+        validate_create: validate::new_pod,
         validate_update: update::validate,
         grace,
         generation: true,

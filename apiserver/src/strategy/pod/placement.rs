@@ -38,10 +38,15 @@ fn toleration(toleration: &Value, path: &Path, errors: &mut Errors) {
         errors.push(FieldError::invalid(path.key("effect"), text(toleration, "effect"), why));
     }
     match operator {
-        "" | "Equal" => all(path.key("operator"), value, names::label_value(value), errors),
+        "" | "Equal" => {
+            let problems = names::label_value(value);
+            if !problems.is_empty() {
+                errors.push(FieldError::invalid(path.key("operator"), value, &problems.join(";")));
+            }
+        }
         "Exists" if !value.is_empty() => {
             let why = "value must be empty when `operator` is 'Exists'";
-            errors.push(FieldError::invalid(path.key("operator"), toleration, why));
+            errors.push(FieldError::invalid(path.key("operator"), value, why));
         }
         "Exists" => (),
         other => errors.push(FieldError::not_supported(path.key("operator"), other, &["Equal", "Exists"])),

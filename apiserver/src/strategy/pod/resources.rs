@@ -119,12 +119,27 @@ pub(super) fn field_ref(reference: &Value, path: &Path, errors: &mut Errors) {
     if !huge && !KNOWN.contains(&resource) {
         errors.push(FieldError::not_supported(path.key("resource"), resource, &KNOWN));
     }
-    let divisor = quantity(&reference["divisor"]);
-    if divisor.is_some_and(|amount| amount.sign() < 0) {
-        errors.push(FieldError::invalid(
-            path.key("divisor"),
-            text(reference, "divisor"),
-            "only divisor's values 1 and 1m are supported with the cpu resource",
-        ));
+    let Some(divisor) = quantity(&reference["divisor"]).filter(|divisor| !divisor.is_zero()) else {
+        return;
+    };
+    let divisor = divisor.to_string();
+    let kind = resource.split_once('.').map_or("", |(_, kind)| kind);
+    let (fits, what) = match kind {
+        "cpu" => (matches!(divisor.as_str(), "1" | "1m"), "1m and 1 are supported with the cpu resource"),
+        "memory" => (BYTES.contains(&divisor.as_str()), MEMORY_DIVISORS),
+        "ephemeral-storage" => (BYTES.contains(&divisor.as_str()), STORAGE_DIVISORS),
+        _ => (BYTES.contains(&divisor.as_str()), HUGE_DIVISORS),
+    };
+    if !fits {
+        let why = format!("only divisor's values {what}");
+        errors.push(FieldError::invalid(path.key("divisor"), resource, &why));
     }
 }
+
+/// Units in which bytes may be shown.
+const BYTES: [&str; 13] = ["1", "1k", "1M", "1G", "1T", "1P", "1E", "1Ki", "1Mi", "1Gi", "1Ti", "1Pi", "1Ei"];
+const MEMORY_DIVISORS: &str =
+    "1, 1k, 1M, 1G, 1T, 1P, 1E, 1Ki, 1Mi, 1Gi, 1Ti, 1Pi, 1Ei are supported with the memory resource";
+const STORAGE_DIVISORS: &str = "1, 1k, 1M, 1G, 1T, 1P, 1E, 1Ki, 1Mi, 1Gi, 1Ti, 1Pi, 1Ei are supported with the local ephemeral storage resource";
+const HUGE_DIVISORS: &str =
+    "1, 1k, 1M, 1G, 1T, 1P, 1E, 1Ki, 1Mi, 1Gi, 1Ti, 1Pi, 1Ei are supported with the hugepages resource";

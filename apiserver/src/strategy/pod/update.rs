@@ -12,10 +12,10 @@ const ALLOWED: &str = "pod updates may not change fields other than `spec.contai
 pub(super) fn validate(new: &Value, old: &Value, errors: &mut Errors) {
     let path = Path::of("spec");
     let (new, old) = (&new["spec"], &old["spec"]);
-    for (key, what) in [("containers", "containers"), ("initContainers", "init containers")] {
+    for key in ["containers", "initContainers"] {
         if list(new, key).len() != list(old, key).len() {
-            let why = format!("pod updates may not add or remove {what}");
-            errors.push(FieldError::forbidden(path.key(key), &why));
+            let why = "pod updates may not add or remove containers";
+            errors.push(FieldError::forbidden(path.key(key), why));
             return;
         }
     }
@@ -32,9 +32,13 @@ pub(super) fn validate(new: &Value, old: &Value, errors: &mut Errors) {
     }
     tolerations(new, old, &path, errors);
     let gated = !list(old, "schedulingGates").is_empty();
-    if list(new, "schedulingGates").iter().any(|gate| !list(old, "schedulingGates").contains(gate)) {
-        let why = "only deletion is allowed, but found new scheduling gate";
-        errors.push(FieldError::forbidden(path.key("schedulingGates"), why));
+    let gates = path.key("schedulingGates");
+    for (at, gate) in list(new, "schedulingGates").iter().enumerate() {
+        if !list(old, "schedulingGates").contains(gate) {
+            let why =
+                format!("only deletion is allowed, but found new scheduling gate '{}'", text(gate, "name"));
+            errors.push(FieldError::forbidden(gates.item(at).key("name"), &why));
+        }
     }
 
     // What may change is made equal; anything else that differs may not.

@@ -7,40 +7,76 @@ use serde_json::Value;
 
 use super::{container, placement, volume};
 use crate::schema::Path;
-use crate::strategy::check::{Errors, all, not_negative, one_of, required, required_one_of};
+use crate::strategy::check::{Errors, all, one_of, required_one_of};
 use crate::strategy::value::{flag, has, int, list, text};
 use crate::strategy::{meta, names};
 
 pub(super) fn pod(pod: &Value, errors: &mut Errors) {
     let path = Path::of("spec");
-    spec(&pod["spec"], &path, errors);
+    spec(&pod["spec"], true, &path, errors);
+    let spec = &pod["spec"];
+    for kind in ["containers", "initContainers", "ephemeralContainers"] {
+        let here = path.key(kind);
+        for (at, container) in list(spec, kind).iter().enumerate() {
+            let image = text(container, "image");
+            if image.trim() != image {
+                let why = "must not have leading or trailing whitespace";
+                errors.push(FieldError::invalid(here.item(at).key("image"), image, why));
+            }
+        }
+    }
+    if text(spec, "serviceAccountName").is_empty() {
+        nameless_tokens(spec, &path.key("volumes"), errors);
+    }
+}
+
+/// A token is some service account's.
+fn nameless_tokens(spec: &Value, path: &Path, errors: &mut Errors) {
+    for (at, volume) in list(spec, "volumes").iter().enumerate() {
+        let here = path.item(at);
+        let projected = here.key("projected");
+        let sources = projected.key("sources");
+        for (nth, source) in list(&volume["projected"], "sources").iter().enumerate() {
+            if has(source, "serviceAccountToken") {
+                let why = "must not be specified when serviceAccountName is not set";
+                errors.push(FieldError::forbidden(sources.item(nth).key("serviceAccountToken"), why));
+            }
+        }
+    }
+}
+
+/// What a new pod may not have yet.
+pub(super) fn new_pod(pod: &Value, errors: &mut Errors) {
+    let (spec, path) = (&pod["spec"], Path::of("spec"));
+    if !list(spec, "ephemeralContainers").is_empty() {
+        errors.push(FieldError::forbidden(path.key("ephemeralContainers"), "cannot be set on create"));
+    }
+    if !text(spec, "nodeName").is_empty() && !list(spec, "schedulingGates").is_empty() {
+        let why = "cannot be set until all schedulingGates have been cleared";
+        errors.push(FieldError::forbidden(path.key("nodeName"), why));
+    }
 }
 
 /// The template at a key of a workload's `spec`.
 pub(crate) fn template(template: &Value, path: &Path, errors: &mut Errors) {
-    let metadata = path.key("metadata");
     let own = &template["metadata"];
-    meta::labels(&own["labels"], &metadata.key("labels"), errors);
-    meta::annotations(own, &metadata.key("annotations"), errors);
-    spec(&template["spec"], &path.key("spec"), errors);
+    meta::labels(&own["labels"], &path.key("labels"), errors);
+    meta::annotations(own, &path.key("annotations"), errors);
+    spec(&template["spec"], false, &path.key("spec"), errors);
     if !list(&template["spec"], "ephemeralContainers").is_empty() {
         let why = "ephemeral containers not allowed in pod template";
         errors.push(FieldError::forbidden(path.key("spec").key("ephemeralContainers"), why));
     }
 }
 
-fn spec(spec: &Value, path: &Path, errors: &mut Errors) {
+/// `alone` for a pod of its own, not one inside a template.
+fn spec(spec: &Value, alone: bool, path: &Path, errors: &mut Errors) {
     let volumes = volume::all(spec, &path.key("volumes"), errors);
-    containers(spec, &volumes, path, errors);
+    containers(spec, alone, &volumes, path, errors);
     required_one_of(spec, "restartPolicy", path, &["Always", "OnFailure", "Never"], errors);
     dns(spec, path, errors);
     meta::labels(&spec["nodeSelector"], &path.key("nodeSelector"), errors);
-    not_negative(spec, &["terminationGracePeriodSeconds"], path, errors);
     security(spec, path, errors);
-    let secrets = path.key("imagePullSecrets");
-    for (at, secret) in list(spec, "imagePullSecrets").iter().enumerate() {
-        required(secret, "name", &secrets.item(at), errors);
-    }
     for key in ["serviceAccountName", "nodeName", "runtimeClassName", "priorityClassName"] {
         let name = text(spec, key);
         if !name.is_empty() {
@@ -88,14 +124,14 @@ fn spec(spec: &Value, path: &Path, errors: &mut Errors) {
     let mut known = BTreeSet::new();
     for (at, gate) in list(spec, "schedulingGates").iter().enumerate() {
         let name = text(gate, "name");
-        all(gates.item(at).key("name"), name, names::qualified(name), errors);
+        all(gates.item(at), name, names::qualified(name), errors);
         if !known.insert(name) {
             errors.push(FieldError::duplicate(gates.item(at), name));
         }
     }
 }
 
-fn containers(spec: &Value, volumes: &BTreeSet<String>, path: &Path, errors: &mut Errors) {
+fn containers(spec: &Value, alone: bool, volumes: &BTreeSet<String>, path: &Path, errors: &mut Errors) {
     let mut all_names = BTreeSet::new();
     let mut host_ports = BTreeSet::new();
     let here = path.key("containers");
@@ -122,7 +158,14 @@ fn containers(spec: &Value, volumes: &BTreeSet<String>, path: &Path, errors: &mu
                 _ => {
                     let ports = place.key("ports");
                     for (nth, port) in list(one, "ports").iter().enumerate() {
-                        host_port(port, flag(spec, "hostNetwork"), &ports.item(nth), &mut host_ports, errors);
+                        host_port(
+                            port,
+                            flag(spec, "hostNetwork"),
+                            alone,
+                            &ports.item(nth),
+                            &mut host_ports,
+                            errors,
+                        );
                     }
                 }
             }
@@ -133,12 +176,13 @@ fn containers(spec: &Value, volumes: &BTreeSet<String>, path: &Path, errors: &mu
 fn host_port(
     port: &Value,
     host_network: bool,
+    alone: bool,
     path: &Path,
     taken: &mut BTreeSet<String>,
     errors: &mut Errors,
 ) {
     let number = int(port, "hostPort").unwrap_or(0);
-    if host_network && number != int(port, "containerPort").unwrap_or(0) {
+    if host_network && (alone || number != 0) && number != int(port, "containerPort").unwrap_or(0) {
         let why = "must match `containerPort` when `hostNetwork` is true";
         errors.push(FieldError::invalid(path.key("hostPort"), number, why));
     }
@@ -151,7 +195,7 @@ fn host_port(
 }
 
 fn dns(spec: &Value, path: &Path, errors: &mut Errors) {
-    let policies = ["ClusterFirst", "ClusterFirstWithHostNet", "Default", "None"];
+    let policies = ["ClusterFirstWithHostNet", "ClusterFirst", "Default", "None"];
     required_one_of(spec, "dnsPolicy", path, &policies, errors);
     let config = path.key("dnsConfig");
     let servers = list(&spec["dnsConfig"], "nameservers");
@@ -172,6 +216,17 @@ fn dns(spec: &Value, path: &Path, errors: &mut Errors) {
         let server = server.as_str().unwrap_or_default();
         if let Some(message) = names::ip(server) {
             errors.push(FieldError::invalid(config.key("nameservers").item(at), server, &message));
+        }
+    }
+    let searches = list(&spec["dnsConfig"], "searches");
+    let here = config.key("searches");
+    if searches.len() > 32 {
+        errors.push(FieldError::invalid(&here, searches, "must not have more than 32 search paths"));
+    }
+    for (at, search) in searches.iter().enumerate() {
+        let search = search.as_str().unwrap_or_default();
+        if search != "." && !is_search(search.strip_suffix('.').unwrap_or(search)) {
+            all(here.item(at), search, names::subdomain(search), errors);
         }
     }
     let options = config.key("options");
@@ -201,15 +256,37 @@ fn security(spec: &Value, path: &Path, errors: &mut Errors) {
         let name = text(sysctl, "name");
         if name.is_empty() {
             errors.push(FieldError::required(sysctls.item(at).key("name"), ""));
+        } else if !is_sysctl(name) {
+            errors.push(FieldError::invalid(sysctls.item(at).key("name"), name, SYSCTL));
         } else if !known.insert(name) {
             errors.push(FieldError::duplicate(sysctls.item(at).key("name"), name));
         }
     }
     if flag(spec, "shareProcessNamespace") && flag(spec, "hostPID") {
         let why = "ShareProcessNamespace and HostPID cannot both be enabled";
-        errors.push(FieldError::invalid(path.key("shareProcessNamespace"), true, why));
+        errors.push(FieldError::invalid(here.key("shareProcessNamespace"), true, why));
     }
     seccomp(context, &here, errors);
+}
+
+/// A subdomain in which resolvers take underscores too.
+fn is_search(name: &str) -> bool {
+    let inner = |c: u8| c.is_ascii_lowercase() || c.is_ascii_digit() || matches!(c, b'-' | b'_');
+    name.len() <= 253
+        && name.split('.').all(|label| {
+            !label.is_empty() && !label.starts_with('-') && !label.ends_with('-') && label.bytes().all(inner)
+        })
+}
+
+const SYSCTL: &str = r"must have at most 253 characters and match regex ^([a-z0-9]([-_a-z0-9]*[a-z0-9])?[\./])*[a-z0-9]([-_a-z0-9]*[a-z0-9])?$";
+
+fn is_sysctl(name: &str) -> bool {
+    let edge = |letter: Option<u8>| letter.is_some_and(|c| c.is_ascii_lowercase() || c.is_ascii_digit());
+    let inner = |c: u8| c.is_ascii_lowercase() || c.is_ascii_digit() || matches!(c, b'-' | b'_');
+    name.len() <= 253
+        && name
+            .split(['.', '/'])
+            .all(|part| edge(part.bytes().next()) && edge(part.bytes().last()) && part.bytes().all(inner))
 }
 
 const ID: &str = "must be between 0 and 2147483647, inclusive";
@@ -229,15 +306,22 @@ pub(super) fn seccomp(context: &Value, path: &Path, errors: &mut Errors) {
     }
     let here = path.key("seccompProfile");
     let profile = &context["seccompProfile"];
-    required_one_of(profile, "type", &here, &["Localhost", "RuntimeDefault", "Unconfined"], errors);
+    if text(profile, "type").is_empty() {
+        let why = "type is required when seccompProfile is set";
+        errors.push(FieldError::required(here.key("type"), why));
+    }
+    one_of(profile, "type", &here, &["Localhost", "RuntimeDefault", "Unconfined"], errors);
     match (text(profile, "type"), has(profile, "localhostProfile")) {
         ("Localhost", false) => errors.push(FieldError::required(
             here.key("localhostProfile"),
             "must be set when seccomp type is Localhost",
         )),
-        (kind, true) if kind != "Localhost" => errors.push(FieldError::invalid(
+        ("Localhost", true) => {
+            volume::relative(text(profile, "localhostProfile"), false, &here.key("localhostProfile"), errors);
+        }
+        (_, true) => errors.push(FieldError::invalid(
             here.key("localhostProfile"),
-            text(profile, "localhostProfile"),
+            profile,
             "can only be set when seccomp type is Localhost",
         )),
         _ => (),

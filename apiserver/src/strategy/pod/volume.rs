@@ -129,7 +129,7 @@ fn items(source: &Value, path: &Path, errors: &mut Errors) {
 }
 
 /// A path that stays below where it starts; `visible` ones may not begin with two dots either.
-fn relative(text: &str, visible: bool, path: &Path, errors: &mut Errors) {
+pub(super) fn relative(text: &str, visible: bool, path: &Path, errors: &mut Errors) {
     if text.starts_with('/') {
         errors.push(FieldError::invalid(path, text, "must be a relative path"));
     }
@@ -218,7 +218,8 @@ pub(super) fn mounts(container: &Value, volumes: &BTreeSet<String>, path: &Path,
     for (at, mount) in list(container, "volumeMounts").iter().enumerate() {
         let here = mounts.item(at);
         let name = text(mount, "name");
-        if required(mount, "name", &here, errors) && !volumes.contains(name) {
+        required(mount, "name", &here, errors);
+        if !volumes.contains(name) {
             errors.push(FieldError::not_found(here.key("name"), name));
         }
         let target = text(mount, "mountPath");
@@ -227,7 +228,8 @@ pub(super) fn mounts(container: &Value, volumes: &BTreeSet<String>, path: &Path,
         }
         for key in ["subPath", "subPathExpr"] {
             if !text(mount, key).is_empty() {
-                relative(text(mount, key), false, &here.key(key), errors);
+                // Upstream names the list here, not the item.
+                relative(text(mount, key), false, &mounts.key(key), errors);
             }
         }
         if !text(mount, "subPath").is_empty() && !text(mount, "subPathExpr").is_empty() {
@@ -237,10 +239,10 @@ pub(super) fn mounts(container: &Value, volumes: &BTreeSet<String>, path: &Path,
                 "subPathExpr and subPath are mutually exclusive",
             ));
         }
-        one_of(mount, "mountPropagation", &here, &["Bidirectional", "HostToContainer", "None"], errors);
+        one_of(mount, "mountPropagation", &mounts, &["Bidirectional", "HostToContainer", "None"], errors);
         if text(mount, "mountPropagation") == "Bidirectional" && !privileged {
             let why = "Bidirectional mount propagation is available only to privileged containers";
-            errors.push(FieldError::forbidden(here.key("mountPropagation"), why));
+            errors.push(FieldError::forbidden(mounts.key("mountPropagation"), why));
         }
     }
     let devices = path.key("volumeDevices");
