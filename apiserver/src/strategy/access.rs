@@ -86,7 +86,7 @@ fn validate_cluster_role(role: &Value, errors: &mut Errors) {
         let selectors = list(&role["aggregationRule"], "clusterRoleSelectors");
         if selectors.is_empty() {
             let why = "at least one clusterRoleSelector required if aggregationRule is non-nil";
-            errors.push(FieldError::required(&here, why));
+            errors.push(FieldError::required(here, why));
         }
         for (at, selector) in selectors.iter().enumerate() {
             label_selector(selector, &here.item(at), errors);

@@ -266,7 +266,7 @@ fn validate_stateful_set(stateful_set: &Value, errors: &mut Errors) {
             not_negative(rolling, &["partition"], &here, errors);
             share(rolling, "maxUnavailable", &here, errors);
         }
-        other => errors.push(FieldError::invalid(&here, other, "must be 'RollingUpdate' or 'OnDelete'")),
+        other => errors.push(FieldError::invalid(here, other, "must be 'RollingUpdate' or 'OnDelete'")),
     }
     let retention = path.key("persistentVolumeClaimRetentionPolicy");
     for key in ["whenDeleted", "whenScaled"] {

@@ -113,7 +113,7 @@ fn validate_node(node: &Value, errors: &mut Errors) {
         }
         pod::taint_effect(taint, true, &place, errors);
         if !known.insert((key, text(taint, "effect"))) {
-            let mut shown = FieldError::duplicate(&place, taint);
+            let mut shown = FieldError::duplicate(place, taint);
             shown.message.push_str(": taints must be unique by key and effect pair");
             errors.push(shown);
         }

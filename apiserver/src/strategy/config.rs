@@ -134,10 +134,8 @@ fn validate_secret(secret: &Value, errors: &mut Errors) {
         }
         "kubernetes.io/dockercfg" => json_value(data, ".dockercfg", errors),
         "kubernetes.io/dockerconfigjson" => json_value(data, ".dockerconfigjson", errors),
-        "kubernetes.io/basic-auth" => {
-            if data.get("username").is_none() && data.get("password").is_none() {
-                needs(&["username", "password"]);
-            }
+        "kubernetes.io/basic-auth" if data.get("username").is_none() && data.get("password").is_none() => {
+            needs(&["username", "password"]);
         }
         "kubernetes.io/ssh-auth" => needs(&["ssh-privatekey"]),
         "kubernetes.io/tls" => needs(&["tls.crt", "tls.key"]),

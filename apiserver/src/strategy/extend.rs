@@ -304,12 +304,12 @@ fn validate_definition(definition: &Value, errors: &mut Errors) {
     let here = path.key("versions");
     let versions = list(spec, "versions");
     if versions.is_empty() {
-        errors.push(FieldError::required(&here, ""));
+        errors.push(FieldError::required(here, ""));
     }
     let stored = versions.iter().filter(|version| flag(version, "storage")).count();
     if stored != 1 && !versions.is_empty() {
         let why = "must have exactly one version marked as storage version";
-        errors.push(FieldError::invalid(&here, versions, why));
+        errors.push(FieldError::invalid(here, versions, why));
     }
     let mut known = std::collections::BTreeSet::new();
     for (at, version) in versions.iter().enumerate() {

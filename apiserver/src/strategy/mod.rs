@@ -197,7 +197,7 @@ fn specification_changed(row: &Resource, new: &Value, old: &Value) -> bool {
         return !same(&new["spec"], &old["spec"]);
     }
     let counts =
-        |key: &str| !matches!(key, "metadata" | "apiVersion" | "kind") && !(status_apart && key == "status");
+        |key: &str| !(matches!(key, "metadata" | "apiVersion" | "kind") || (status_apart && key == "status"));
     let part = |value: &Value| -> Value {
         value
             .as_object()

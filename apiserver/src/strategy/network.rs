@@ -76,7 +76,7 @@ fn validate_ingress(ingress: &Value, errors: &mut Errors) {
     }
     if list(spec, "rules").is_empty() && !has(spec, "defaultBackend") {
         let why = "either `defaultBackend` or `rules` must be specified";
-        errors.push(FieldError::invalid(&path, spec, why));
+        errors.push(FieldError::invalid(path, spec, why));
     }
     if has(spec, "defaultBackend") {
         backend(&spec["defaultBackend"], &path.key("defaultBackend"), errors);
@@ -91,7 +91,7 @@ fn validate_ingress(ingress: &Value, errors: &mut Errors) {
         let http = here.key("http");
         let paths = http.key("paths");
         if list(&rule["http"], "paths").is_empty() {
-            errors.push(FieldError::required(&paths, ""));
+            errors.push(FieldError::required(paths, ""));
         }
         for (nth, one) in list(&rule["http"], "paths").iter().enumerate() {
             ingress_path(one, &paths.item(nth), errors);
@@ -243,7 +243,7 @@ fn validate_policy(policy: &Value, errors: &mut Errors) {
     let types = list(spec, "policyTypes");
     let here = path.key("policyTypes");
     if types.len() > 2 {
-        errors.push(FieldError::invalid(&here, types, "may not specify more than two policyTypes"));
+        errors.push(FieldError::invalid(here, types, "may not specify more than two policyTypes"));
         return;
     }
     for (at, kind) in types.iter().enumerate() {
@@ -305,10 +305,10 @@ fn validate_ranges(ranges: &Value, errors: &mut Errors) {
     let here = path.key("cidrs");
     let all_ranges = list(spec, "cidrs");
     if all_ranges.is_empty() {
-        errors.push(FieldError::required(&here, "at least one CIDR required"));
+        errors.push(FieldError::required(here, "at least one CIDR required"));
     }
     if all_ranges.len() > 2 {
-        errors.push(FieldError::invalid(&here, all_ranges, "may only hold up to 2 values"));
+        errors.push(FieldError::invalid(here, all_ranges, "may only hold up to 2 values"));
     }
     for (at, range) in all_ranges.iter().enumerate() {
         let range = range.as_str().unwrap_or_default();

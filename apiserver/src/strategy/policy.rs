@@ -57,7 +57,7 @@ fn validate_budget(budget: &Value, errors: &mut Errors) {
     let (spec, path) = (&budget["spec"], Path::of("spec"));
     if has(spec, "minAvailable") && has(spec, "maxUnavailable") {
         let why = "minAvailable and maxUnavailable cannot be both set";
-        errors.push(FieldError::invalid(&path, spec, why));
+        errors.push(FieldError::invalid(path, spec, why));
     }
     for key in ["minAvailable", "maxUnavailable"] {
         super::check::share(spec, key, &path, errors);

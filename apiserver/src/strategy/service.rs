@@ -204,7 +204,7 @@ fn validate(service: &Value, errors: &mut Errors) {
         "ExternalName" => {
             if is_set(spec, "clusterIP") || !list(spec, "clusterIPs").is_empty() {
                 let why = "may not be set for ExternalName services";
-                errors.push(FieldError::forbidden(&addresses, why));
+                errors.push(FieldError::forbidden(addresses, why));
             }
             for key in ["ipFamilies", "ipFamilyPolicy"] {
                 if has(spec, key) {
@@ -236,7 +236,7 @@ fn validate(service: &Value, errors: &mut Errors) {
     let ranges = path.key("LoadBalancerSourceRanges");
     if !list(spec, "loadBalancerSourceRanges").is_empty() && kind != "LoadBalancer" {
         let why = "may only be used when `type` is 'LoadBalancer'";
-        errors.push(FieldError::forbidden(&ranges, why));
+        errors.push(FieldError::forbidden(ranges, why));
     }
     for (at, range) in list(spec, "loadBalancerSourceRanges").iter().enumerate() {
         let range = range.as_str().unwrap_or_default().trim();
@@ -334,7 +334,7 @@ fn ports(spec: &Value, path: &Path, errors: &mut Errors) {
         let protocol = text(one, "protocol");
         if !known.insert((protocol, int(one, "port"))) {
             let shown = json!({"protocol": protocol, "port": one["port"]});
-            errors.push(FieldError::duplicate(&place, shown));
+            errors.push(FieldError::duplicate(place, shown));
         }
         let Some(node_port) = int(one, "nodePort").filter(|port| *port != 0) else { continue };
         if kind == "ClusterIP" {
@@ -370,7 +370,7 @@ fn cluster_addresses(spec: &Value, path: &Path, errors: &mut Errors) {
         && is_set(spec, "clusterIP")
         && first != &spec["clusterIP"]
     {
-        errors.push(FieldError::invalid(&here, addresses, "first value must match `clusterIP`"));
+        errors.push(FieldError::invalid(here, addresses, "first value must match `clusterIP`"));
     }
     for (at, address) in addresses.iter().enumerate() {
         let address = address.as_str().unwrap_or_default();
@@ -385,7 +385,7 @@ fn cluster_addresses(spec: &Value, path: &Path, errors: &mut Errors) {
     }
     if addresses.len() > 2 {
         let why = "may only hold up to 2 values";
-        errors.push(FieldError::invalid(&here, addresses, why));
+        errors.push(FieldError::invalid(here, addresses, why));
     }
 }
 
@@ -418,7 +418,7 @@ fn validate_endpoints(endpoints: &Value, errors: &mut Errors) {
         let here = subsets.item(at);
         if list(subset, "addresses").is_empty() && list(subset, "notReadyAddresses").is_empty() {
             let why = "must specify `addresses` or `notReadyAddresses`";
-            errors.push(FieldError::required(&here, why));
+            errors.push(FieldError::required(here, why));
         }
         for kind in ["addresses", "notReadyAddresses"] {
             let place = here.key(kind);
@@ -460,7 +460,7 @@ fn validate_slice(slice: &Value, errors: &mut Errors) {
         let place = here.key("addresses");
         let addresses = list(endpoint, "addresses");
         if addresses.is_empty() {
-            errors.push(FieldError::required(&place, "must contain at least 1 address"));
+            errors.push(FieldError::required(place, "must contain at least 1 address"));
         }
         for (nth, address) in addresses.iter().enumerate() {
             let address = address.as_str().unwrap_or_default();

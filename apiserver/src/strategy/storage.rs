@@ -120,12 +120,12 @@ fn access_modes(spec: &Value, path: &Path, errors: &mut Errors) {
     for mode in modes {
         let mode = mode.as_str().unwrap_or_default();
         if !MODES.contains(&mode) {
-            errors.push(FieldError::not_supported(&here, mode, &MODES));
+            errors.push(FieldError::not_supported(here, mode, &MODES));
         }
     }
     if modes.len() > 1 && modes.iter().any(|mode| mode == "ReadWriteOncePod") {
         let why = "may not use ReadWriteOncePod with other access modes";
-        errors.push(FieldError::forbidden(&here, why));
+        errors.push(FieldError::forbidden(here, why));
     }
     one_of(spec, "volumeMode", path, &["Block", "Filesystem"], errors);
 }
@@ -158,9 +158,9 @@ fn validate_volume(volume: &Value, errors: &mut Errors) {
     access_modes(spec, &path, errors);
     let capacity = path.key("capacity");
     if entries(spec, "capacity").next().is_none() {
-        errors.push(FieldError::required(&capacity, ""));
+        errors.push(FieldError::required(capacity, ""));
     } else if entries(spec, "capacity").count() > 1 || !has(&spec["capacity"], "storage") {
-        errors.push(FieldError::not_supported(&capacity, &spec["capacity"], &["storage"]));
+        errors.push(FieldError::not_supported(capacity, &spec["capacity"], &["storage"]));
     }
     for (name, amount) in entries(spec, "capacity") {
         positive(amount, &capacity.entry(name), errors);
@@ -171,7 +171,7 @@ fn validate_volume(volume: &Value, errors: &mut Errors) {
         .filter(|(key, value)| !NO_SOURCE.contains(&key.as_str()) && !value.is_null())
         .map(|(key, _)| key);
     match sources.next().map(String::as_str) {
-        None => errors.push(FieldError::required(&path, "must specify a volume type")),
+        None => errors.push(FieldError::required(path, "must specify a volume type")),
         Some("hostPath") => pod::host_path(&spec["hostPath"], &path.key("hostPath"), errors),
         Some("local") => {
             if required(&spec["local"], "path", &path.key("local"), errors) && !has(spec, "nodeAffinity") {
@@ -256,7 +256,7 @@ fn update_claim(new: &Value, old: &Value, errors: &mut Errors) {
     };
     if !same(&fixed(now), &fixed(before)) {
         let why = "spec is immutable after creation except resources.requests and volumeAttributesClassName for bound claims";
-        errors.push(FieldError::forbidden(&path, why));
+        errors.push(FieldError::forbidden(path, why));
         return;
     }
     let amount = |spec: &Value| quantity(&spec["resources"]["requests"]["storage"]);
@@ -300,7 +300,7 @@ fn validate_driver(driver: &Value, errors: &mut Errors) {
     let here = path.key("volumeLifecycleModes");
     for mode in list(spec, "volumeLifecycleModes") {
         if mode != "Persistent" && mode != "Ephemeral" {
-            errors.push(FieldError::not_supported(&here, mode, &["Persistent", "Ephemeral"]));
+            errors.push(FieldError::not_supported(here, mode, &["Persistent", "Ephemeral"]));
         }
     }
 }

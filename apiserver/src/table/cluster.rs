@@ -24,7 +24,7 @@ static BINDING: &[Col] = &[
 ];
 
 static EVENT: &[Col] = &[
-    string("Last Seen", |c| last_seen(c)),
+    string("Last Seen", last_seen),
     string("Type", |c| text(c.object, "type").into()),
     string("Reason", |c| text(c.object, "reason").into()),
     string("Object", |c| {
@@ -41,7 +41,7 @@ static EVENT: &[Col] = &[
         let message = either(c, "message", "note").as_str().unwrap_or_default();
         message.trim().into()
     }),
-    string("First Seen", |c| first_seen(c)).wide(),
+    string("First Seen", first_seen).wide(),
     string("Count", |c| match (int(&c.object["series"], "count"), number(c, "count", "deprecatedCount")) {
         (Some(count), _) => count.into(),
         (None, 0) => 1.into(),

@@ -27,7 +27,7 @@ pub(super) static TABLES: &[Entry] = &[
             .wide(),
             string("Node", |c| or(text(c.spec(), "nodeName"), NONE)).wide(),
             string("Nominated Node", |c| or(text(c.status(), "nominatedNodeName"), NONE)).wide(),
-            string("Readiness Gates", |c| gates(c)).wide(),
+            string("Readiness Gates", gates).wide(),
         ],
     ),
     (

@@ -136,12 +136,12 @@ fn environment(container: &Value, path: &Path, errors: &mut Errors) {
         match given.len() {
             0 => {
                 let why = "must specify one of: `configMapRef` or `secretRef`";
-                errors.push(FieldError::invalid(&env_from, "", why));
+                errors.push(FieldError::invalid(env_from, "", why));
             }
             1 => (),
             _ => {
                 let why = "may not have more than one field specified at a time";
-                errors.push(FieldError::invalid(&env_from, "", why));
+                errors.push(FieldError::invalid(env_from, "", why));
             }
         }
     }
@@ -311,11 +311,11 @@ fn security(container: &Value, spec: &Value, path: &Path, errors: &mut Errors) {
     if context.get("allowPrivilegeEscalation") == Some(&Value::Bool(false)) {
         if flag(context, "privileged") {
             let why = "cannot set `allowPrivilegeEscalation` to false and `privileged` to true";
-            errors.push(FieldError::invalid(&here, context, why));
+            errors.push(FieldError::invalid(here, context, why));
         }
         if list(&context["capabilities"], "add").iter().any(|one| one == "CAP_SYS_ADMIN") {
             let why = "cannot set `allowPrivilegeEscalation` to false and `capabilities.Add` CAP_SYS_ADMIN";
-            errors.push(FieldError::invalid(&here, context, why));
+            errors.push(FieldError::invalid(here, context, why));
         }
     }
 }

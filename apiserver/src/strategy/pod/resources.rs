@@ -55,10 +55,10 @@ pub(super) fn check(resources: &Value, path: &Path, errors: &mut Errors) {
                 let bound = limit.as_str().unwrap_or_default();
                 if (extended(name) || name.starts_with("hugepages-")) && want != most {
                     let why = format!("must be equal to {name} limit of {bound}");
-                    errors.push(FieldError::invalid(&requests_path, shown, &why));
+                    errors.push(FieldError::invalid(requests_path, shown, &why));
                 } else if want > most {
                     let why = format!("must be less than or equal to {name} limit of {bound}");
-                    errors.push(FieldError::invalid(&requests_path, shown, &why));
+                    errors.push(FieldError::invalid(requests_path, shown, &why));
                 }
             }
             (Some(_), None) if extended(name) || name.starts_with("hugepages-") => {

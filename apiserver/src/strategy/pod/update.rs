@@ -64,7 +64,7 @@ pub(super) fn validate(new: &Value, old: &Value, errors: &mut Errors) {
     }
     if !same(&mended, old) {
         let changed = differences(&mended, old);
-        errors.push(FieldError::forbidden(&path, &format!("{ALLOWED}\n{}", changed.join("\n"))));
+        errors.push(FieldError::forbidden(path, &format!("{ALLOWED}\n{}", changed.join("\n"))));
     }
 }
 

@@ -221,7 +221,7 @@ fn dns(spec: &Value, path: &Path, errors: &mut Errors) {
     let searches = list(&spec["dnsConfig"], "searches");
     let here = config.key("searches");
     if searches.len() > 32 {
-        errors.push(FieldError::invalid(&here, searches, "must not have more than 32 search paths"));
+        errors.push(FieldError::invalid(here, searches, "must not have more than 32 search paths"));
     }
     for (at, search) in searches.iter().enumerate() {
         let search = search.as_str().unwrap_or_default();

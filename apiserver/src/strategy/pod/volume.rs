@@ -56,11 +56,9 @@ fn source(volume: &Value, path: &Path, errors: &mut Errors) {
 fn one(kind: &str, source: &Value, path: &Path, errors: &mut Errors) {
     match kind {
         "hostPath" => host_path(source, path, errors),
-        "emptyDir" => {
-            if quantity(&source["sizeLimit"]).is_some_and(|amount| amount.sign() < 0) {
-                let why = "SizeLimit field must be a valid resource quantity";
-                errors.push(FieldError::forbidden(path.key("sizeLimit"), why));
-            }
+        "emptyDir" if quantity(&source["sizeLimit"]).is_some_and(|amount| amount.sign() < 0) => {
+            let why = "SizeLimit field must be a valid resource quantity";
+            errors.push(FieldError::forbidden(path.key("sizeLimit"), why));
         }
         "secret" => {
             required(source, "secretName", path, errors);
@@ -85,10 +83,8 @@ fn one(kind: &str, source: &Value, path: &Path, errors: &mut Errors) {
         }
         "downwardAPI" => downward(source, path, errors),
         "projected" => projected(source, path, errors),
-        "ephemeral" => {
-            if !has(source, "volumeClaimTemplate") {
-                errors.push(FieldError::required(path.key("volumeClaimTemplate"), ""));
-            }
+        "ephemeral" if !has(source, "volumeClaimTemplate") => {
+            errors.push(FieldError::required(path.key("volumeClaimTemplate"), ""));
         }
         _ => (),
     }
@@ -150,7 +146,7 @@ fn downward(source: &Value, path: &Path, errors: &mut Errors) {
         }
         match (has(item, "fieldRef"), has(item, "resourceFieldRef")) {
             (true, true) => errors.push(FieldError::invalid(
-                &here,
+                here,
                 "resource",
                 "fieldRef and resourceFieldRef can not be specified simultaneously",
             )),
@@ -205,7 +201,7 @@ fn projected(source: &Value, path: &Path, errors: &mut Errors) {
         }
         if first {
             let why = "must specify a volume type";
-            errors.push(FieldError::required(&here, why));
+            errors.push(FieldError::required(here, why));
         }
     }
 }
