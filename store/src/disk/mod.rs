@@ -22,9 +22,10 @@ use crate::codec::{self, CodecError};
 use crate::config::OpenError;
 use crate::types::MemberId;
 
-/// Values past a quarter segment leave for files that sled never syncs; a record's chunk stays far below.
-pub(crate) const CHUNK: usize = 64 << 10;
-const SEGMENT: usize = 8 << 20;
+/// A leaf of sled's past a quarter segment leaves for a file that sled never syncs. A leaf has about 16 entries, so that
+/// chunks of this size stay at half of that. Segments are held in memory, which speaks against larger ones.
+pub(crate) const CHUNK: usize = 16 << 10;
+const SEGMENT: usize = 2 << 20;
 const CACHE: u64 = 32 << 20;
 /// Disk space that has to be free before a proposal is let in.
 const RESERVE: u64 = 64 << 20;

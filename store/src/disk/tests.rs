@@ -7,7 +7,7 @@ use bytes::Bytes;
 
 use super::checkpoint::{Checkpoint, Dirty};
 use super::journal::{Contents, Journal};
-use super::{Disk, DiskError, Identity};
+use super::{CHUNK, Disk, DiskError, Identity};
 use crate::command::{Batch, Command};
 use crate::mvcc::Machine;
 use crate::types::{Op, Txn};
@@ -57,18 +57,41 @@ fn records_of_all_sizes_come_back() {
     let dir = tempfile::tempdir().unwrap();
     let first = disk(&dir);
     let (journal, _) = Journal::open(&first.log).unwrap();
-    let sizes = [0usize, 1, 1000, 65_535, 65_536, 65_537, 131_072, 1_200_000];
+    let sizes = [0, 1, 1000, CHUNK - 1, CHUNK, CHUNK + 1, 2 * CHUNK, 50_000, 300_000, 1_200_000];
     let records: Vec<(u64, Bytes)> =
         sizes.iter().enumerate().map(|(index, size)| (index as u64, record(index as u64, *size))).collect();
     append(&journal, records.clone());
     let (again, journal, contents) = reopen(journal, first, &dir);
     assert_eq!(contents.records.into_iter().collect::<Vec<_>>(), records);
-    assert_eq!(journal.read(7).unwrap(), Some(record(7, 1_200_000)));
+    assert_eq!(journal.read(9).unwrap(), Some(record(9, 1_200_000)));
     assert!(
         !dir.path().join("log/blobs").exists()
             || dir.path().join("log/blobs").read_dir().unwrap().count() == 0
     );
     assert_eq!(again.identity().unwrap(), Some(identity()));
+}
+
+/// Whatever is written, sled keeps it in the file it syncs.
+#[test]
+fn no_value_leaves_for_a_file_that_is_never_synced() {
+    let dir = tempfile::tempdir().unwrap();
+    let disk = disk(&dir);
+    let (journal, _) = Journal::open(&disk.log).unwrap();
+    let (mut checkpoint, _) = Checkpoint::open(&disk.state).unwrap();
+    let (mut machine, mut dirty) = (Machine::new(), Dirty::default());
+    for round in 0..3u64 {
+        let records: Vec<(u64, Bytes)> =
+            (0..40).map(|n| (round * 40 + n, record(n, 200_000 + n as usize))).collect();
+        append(&journal, records);
+        let ops = (0..40).map(|n| put(&format!("/{round}/{n}"), 100_000)).collect();
+        write(&mut machine, &mut dirty, ops);
+        checkpoint.advance(&machine, &std::mem::take(&mut dirty), vec![round as u8]).unwrap();
+    }
+    for database in ["log", "checkpoint"] {
+        let blobs = dir.path().join(database).join("blobs");
+        let count = blobs.read_dir().map_or(0, |entries| entries.count());
+        assert_eq!(count, 0, "{database} has blobs");
+    }
 }
 
 #[test]
