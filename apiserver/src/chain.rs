@@ -7,7 +7,9 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
 use kontiki_proto::Target;
+use kontiki_proto::selector::FieldSelector;
 use kontiki_proto::status::Status;
+use smol_str::SmolStr;
 use tokio::sync::{Semaphore, SemaphorePermit};
 
 use crate::auth::{Access, MASTERS, User};
@@ -88,6 +90,19 @@ impl Room {
     }
 }
 
+/// The one object a collection's request is about, where its field selector names one: rules for single names hold
+/// for it, too.
+fn selected_name(action: &Action) -> Option<SmolStr> {
+    let fields = match action {
+        Action::List(options) | Action::DeleteCollection(options, _) => &options.field_selector,
+        Action::Watch(options) => &options.field_selector,
+        _ => return None,
+    };
+    // A selector that cannot be read is refused later, with its own words.
+    let selector = FieldSelector::parse(fields).ok()?;
+    selector.required_value("metadata.name").map(SmolStr::from)
+}
+
 /// 403 unless the user may do the verb on the target.
 pub fn authorize(context: &Context, user: &User, verb: &str, target: &Target) -> Result<(), Status> {
     // A namespace is the scope of requests for itself.
@@ -126,7 +141,13 @@ pub async fn run(context: &Context, request: Request) -> Result<Answer, Status> 
 
 async fn steps(context: &Context, request: Request) -> Result<Answer, Status> {
     let target = &request.target;
-    authorize(context, &request.user, request.action.verb(), target)?;
+    match selected_name(&request.action).filter(|_| target.name.is_empty()) {
+        Some(name) => {
+            let one = Target { name, ..target.clone() };
+            authorize(context, &request.user, request.action.verb(), &one)?;
+        }
+        None => authorize(context, &request.user, request.action.verb(), target)?,
+    }
     let registry = context.registry();
     let row = registry
         .find(&target.group, &target.version, &target.resource)

@@ -13,6 +13,8 @@ async fn each_mistake_has_its_answer() {
     let harness = Harness::start().await;
     let api = harness.admin();
     api.post(MAPS, &json!({"metadata": {"name": "a"}})).await.expect(201);
+    let account = json!({"metadata": {"name": "default"}});
+    api.post("/api/v1/namespaces/default/serviceaccounts", &account).await.expect(201);
     let before = api.get(MAPS).await.expect(200)["metadata"]["resourceVersion"].clone();
 
     let pods = "/api/v1/namespaces/default/pods";

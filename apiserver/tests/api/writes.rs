@@ -191,7 +191,7 @@ async fn a_kind_of_two_versions_is_one_object() {
 async fn bodies_may_be_yaml() {
     let harness = Harness::start().await;
     let api = harness.admin().with("content-type", "application/yaml");
-    let answer = api.send(Method::POST, MAPS, "metadata:\n  name: y\ndata:\n  k: \"1\"\n").await;
+    let answer = api.send(Method::POST, MAPS, "metadata:\n  name: yam\ndata:\n  k: \"1\"\n").await;
     assert_eq!(answer.expect(201)["data"]["k"], "1");
     let broken = api.send(Method::POST, MAPS, "metadata: [\n").await;
     assert_eq!(broken.code, 400, "{}", broken.text());
