@@ -13,7 +13,7 @@ use super::{Call, decode, delete, services};
 use crate::admission::Operation;
 use crate::request::{Body, Document};
 use crate::server::Context;
-use crate::{patch, schema, storage, strategy};
+use crate::{patch, storage, strategy};
 
 /// How often a change is worked out anew when another write was faster.
 const ATTEMPTS: usize = 5;
@@ -286,7 +286,7 @@ pub(super) fn patched(
             found.1, found.0, expected.1, expected.0
         )));
     }
-    let warnings = schema::canonicalize(row, &mut new, decode::validation(options)?)?;
+    let warnings = patch::decode(row, &mut new, decode::validation(options)?)?;
     decode::settle(call, &mut new)?;
     Ok((new, warnings))
 }

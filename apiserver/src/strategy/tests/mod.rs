@@ -1,6 +1,7 @@
 //! Defaults and validation as upstream has them, kind by kind.
 
 mod bad;
+mod bad_pods;
 mod minimal;
 mod updates;
 
