@@ -193,7 +193,7 @@ async fn patches_that_cannot_be_read_or_applied_are_refused() {
         ("application/merge-patch+json", "{\"metadata\":{\"resourceVersion\":\"1\"}}", 409),
         ("application/merge-patch+json", "{\"metadata\":{\"name\":\"b\"}}", 400),
         ("application/merge-patch+json", "{\"kind\":\"Pod\"}", 400),
-        ("application/merge-patch+json", "{\"data\":7}", 400),
+        ("application/merge-patch+json", "{\"data\":7}", 422),
         ("application/apply-patch+yaml", "data: {}", 501),
     ] {
         let client = api.clone().with("content-type", content);
