@@ -30,16 +30,16 @@ pub async fn serve(mut nodes: NodesClient<Service>, ctx: Arc<Ctx>, command: Node
     if frames.send(first).await.is_err() {
         return;
     }
-    let inputs = match tokio::time::timeout(Duration::from_secs(10), nodes.serve(ReceiverStream::new(outgoing))).await {
+    let mut inputs = match tokio::time::timeout(Duration::from_secs(10), nodes.serve(ReceiverStream::new(outgoing))).await {
         Ok(Ok(answer)) => answer.into_inner(),
         // Nobody waits for the answer any more.
         Ok(Err(error)) => return tracing::debug!(%error, "a server did not take an answer"),
         Err(_) => return,
     };
     let outcome = match command.command {
-        Some(Command::Logs(logs)) => send_log(&ctx, logs, &frames, inputs).await,
-        Some(Command::Exec(exec)) => run(&ctx, exec, &frames, inputs).await,
-        Some(Command::PortForward(forward)) => forward_port(&ctx, forward, &frames, inputs).await,
+        Some(Command::Logs(logs)) => send_log(&ctx, logs, &frames, &mut inputs).await,
+        Some(Command::Exec(exec)) => run(&ctx, exec, &frames, &mut inputs).await,
+        Some(Command::PortForward(forward)) => forward_port(&ctx, forward, &frames, &mut inputs).await,
         None => Err(Status::not_implemented("this command of a newer server")),
     };
     let status = match outcome {
@@ -47,9 +47,13 @@ pub async fn serve(mut nodes: NodesClient<Service>, ctx: Arc<Ctx>, command: Node
     };
     // Where the client is gone, nobody needs the status.
     let _ = frames.send(NodeFrame { frame: Some(Frame::Status(status.to_json().into())) }).await;
+    drop(frames);
+    // Letting go of the answers resets the call, and with it what has not been sent yet: the server ends it first.
+    let end = async { while let Ok(Some(_)) = inputs.message().await {} };
+    let _ = tokio::time::timeout(Duration::from_secs(5), end).await;
 }
 
-async fn send_log(ctx: &Ctx, logs: NodeLogs, frames: &Frames, mut inputs: Inputs) -> Result<Status, Status> {
+async fn send_log(ctx: &Ctx, logs: NodeLogs, frames: &Frames, inputs: &mut Inputs) -> Result<Status, Status> {
     let request = logs.request.unwrap_or_default();
     let dir = PodDir::new(&ctx.options.root_dir, &logs.pod_uid);
     let attempt = log::attempt(&dir, &request.pod, &request.container, request.previous)?;
@@ -97,7 +101,7 @@ async fn drain(chunks: &mut mpsc::Receiver<Vec<u8>>, frames: &Frames) {
     }
 }
 
-async fn run(ctx: &Ctx, exec: NodeExec, frames: &Frames, mut inputs: Inputs) -> Result<Status, Status> {
+async fn run(ctx: &Ctx, exec: NodeExec, frames: &Frames, inputs: &mut Inputs) -> Result<Status, Status> {
     let start = exec.start.unwrap_or_default();
     if start.attach {
         return Err(Status::not_implemented("attaching to a container"));
@@ -188,7 +192,7 @@ async fn forward_port(
     ctx: &Ctx,
     forward: NodePortForward,
     frames: &Frames,
-    mut inputs: Inputs,
+    inputs: &mut Inputs,
 ) -> Result<Status, Status> {
     let refused = |why: String| Status::failure(500, "InternalError", format!("error forwarding port {}: {why}", forward.port));
     let netns = PodDir::new(&ctx.options.root_dir, &forward.pod_uid).namespace("net");
