@@ -48,8 +48,8 @@ fn files(path: &Path) -> Result<Vec<PathBuf>> {
 
 fn parse(text: &str, source: &str, found: &mut Vec<Value>) -> Result<()> {
     for (at, part) in split(text).into_iter().enumerate() {
-        let document: Value = serde_saphyr::from_str(part)
-            .map_err(|error| anyhow::anyhow!("{source}, document {}: {error}", at + 1))?;
+        let document =
+            parse_one(part).map_err(|error| anyhow::anyhow!("{source}, document {}: {error}", at + 1))?;
         match document {
             Value::Null => {}
             Value::Object(_) if document["kind"].as_str().is_some_and(|kind| kind.ends_with("List")) => {
@@ -67,6 +67,33 @@ fn parse(text: &str, source: &str, found: &mut Vec<Value>) -> Result<()> {
         }
     }
     Ok(())
+}
+
+/// One document of YAML or JSON, with numbers as kubectl reads them: `0400` is octal, `1.0` is whole.
+///
+/// # Errors
+/// Says where the text is wrong.
+pub fn parse_one(text: &str) -> Result<Value> {
+    let options = serde_saphyr::options! { legacy_octal_numbers: true };
+    let mut document: Value = serde_saphyr::from_str_with_options(text, options)?;
+    make_whole(&mut document);
+    Ok(document)
+}
+
+/// Floats without a fraction, as far as a float counts exactly, become integers.
+fn make_whole(value: &mut Value) {
+    const EXACT: f64 = 9_007_199_254_740_992.0;
+    match value {
+        Value::Number(number) if number.is_f64() => {
+            let float = number.as_f64().unwrap_or(f64::NAN);
+            if float.fract() == 0.0 && float.abs() < EXACT {
+                *value = Value::from(float as i64);
+            }
+        }
+        Value::Array(items) => items.iter_mut().for_each(make_whole),
+        Value::Object(fields) => fields.values_mut().for_each(make_whole),
+        _ => {}
+    }
 }
 
 /// Splits at lines that are `---`.
@@ -91,6 +118,8 @@ fn split(text: &str) -> Vec<&str> {
 
 #[cfg(test)]
 mod tests {
+    use serde_json::json;
+
     use super::*;
 
     fn parsed(text: &str) -> Result<Vec<Value>> {
@@ -105,6 +134,32 @@ mod tests {
         let kinds: Vec<_> =
             parsed(text).unwrap().iter().map(|d| d["kind"].as_str().unwrap().to_string()).collect();
         assert_eq!(kinds, ["A", "B", "C"]);
+    }
+
+    #[test]
+    fn numbers_and_words_are_read_as_kubectl_reads_them() {
+        for (text, expected) in [
+            ("0400", json!(256)),
+            ("0o400", json!(256)),
+            ("0777", json!(511)),
+            ("0x1F", json!(31)),
+            ("1e3", json!(1000)),
+            ("1.0", json!(1)),
+            ("1.5", json!(1.5)),
+            ("0", json!(0)),
+            ("-0x1", json!(-1)),
+            ("yes", json!(true)),
+            ("\"yes\"", json!("yes")),
+            ("on", json!(true)),
+            ("~", json!(null)),
+            ("12:30:45", json!("12:30:45")),
+            ("2001-01-01", json!("2001-01-01")),
+            ("\"0400\"", json!("0400")),
+            ("9223372036854775807", json!(i64::MAX)),
+        ] {
+            assert_eq!(parse_one(&format!("x: {text}")).unwrap()["x"], expected, "{text}");
+        }
+        assert_eq!(parse_one("{\"a\": [1.0, {\"b\": 2.5}]}").unwrap(), json!({ "a": [1, { "b": 2.5 }] }));
     }
 
     #[test]

@@ -28,6 +28,9 @@ pub struct DeleteArgs {
     /// All objects with these labels
     #[arg(long, short = 'l', default_value = "")]
     selector: String,
+    /// All objects with these fields
+    #[arg(long, default_value = "")]
+    field_selector: String,
     /// All objects of the kind in the namespace
     #[arg(long)]
     all: bool,
@@ -37,8 +40,14 @@ pub struct DeleteArgs {
     /// Seconds the object has to end; -1 leaves it to the object
     #[arg(long, default_value_t = -1, allow_hyphen_values = true)]
     grace_period: i64,
-    /// Do not wait for the end
-    #[arg(long, default_value_t = true, action = clap::ArgAction::Set)]
+    /// Let the object end within a second
+    #[arg(long, conflicts_with = "grace_period")]
+    now: bool,
+    /// Do not give the object any time: with --grace-period 0
+    #[arg(long)]
+    force: bool,
+    /// Wait until the objects are gone
+    #[arg(long, default_value_t = true, action = clap::ArgAction::Set, num_args = 0..=1, default_missing_value = "true", require_equals = true)]
     wait: bool,
     /// Seconds to wait at most
     #[arg(long, default_value_t = 300)]
@@ -85,7 +94,12 @@ fn options(args: &DeleteArgs) -> Result<DeleteOptions> {
         other => bail!("--cascade {other:?} is none of background, foreground, orphan"),
     };
     let options = DeleteOptions::default().propagate(policy);
-    Ok(if args.grace_period >= 0 { options.grace(args.grace_period) } else { options })
+    Ok(match args.grace_period {
+        _ if args.now => options.grace(1),
+        _ if args.force => options.grace(0),
+        seconds if seconds >= 0 => options.grace(seconds),
+        _ => options,
+    })
 }
 
 async fn targets(session: &Session, args: &DeleteArgs) -> Result<Vec<(Target, String)>> {
@@ -114,10 +128,14 @@ async fn targets(session: &Session, args: &DeleteArgs) -> Result<Vec<(Target, St
             targets.push((session.object(&one.row, name), label(name)));
         }
         if one.names.is_empty() {
-            if !args.all && args.selector.is_empty() {
+            if !args.all && args.selector.is_empty() && args.field_selector.is_empty() {
                 bail!("name the objects, or say which by -l SELECTOR or --all");
             }
-            let chosen = ListOptions { label_selector: args.selector.clone(), ..ListOptions::default() };
+            let chosen = ListOptions {
+                label_selector: args.selector.clone(),
+                field_selector: args.field_selector.clone(),
+                ..ListOptions::default()
+            };
             let list = session.client.list(&session.collection(&one.row), &chosen).await?;
             for item in &list.items {
                 let object: Value = decode(item)?;

@@ -11,6 +11,7 @@ use kontiki_proto::api::{Api, GetOptions, PatchType, WriteOptions, decode, encod
 use serde_json::{Value, json};
 
 use super::meta::objects_of;
+use crate::documents::parse_one;
 use crate::merge::three_way;
 use crate::output::name_of;
 use crate::session::Session;
@@ -60,8 +61,7 @@ pub async fn patch(session: &Session, args: &PatchArgs) -> Result<()> {
         }
         (None, None) => bail!("give the patch by -p or --patch-file"),
     };
-    let patch: Value =
-        serde_saphyr::from_str(&text).map_err(|error| anyhow::anyhow!("the patch: {error}"))?;
+    let patch: Value = parse_one(&text).context("the patch is no document")?;
     let options =
         WriteOptions { dry_run: args.dry_run, field_manager: "kontiki".into(), ..WriteOptions::default() };
     for (target, label) in objects_of(session, &session.select(&args.words).await?, "", false).await? {
@@ -88,7 +88,7 @@ pub async fn edit(session: &Session, args: &EditArgs) -> Result<()> {
         run_editor(&path)?;
         let text = std::fs::read_to_string(&path)?;
         let kept = |error: anyhow::Error| error.context(format!("your text is kept in {}", path.display()));
-        let edited: Value = serde_saphyr::from_str(&text)
+        let edited: Value = parse_one(&text)
             .map_err(|error| kept(anyhow::anyhow!("the edited text is no document: {error}")))?;
         let row = session.kind_of(
             live["apiVersion"].as_str().unwrap_or_default(),
