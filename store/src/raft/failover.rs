@@ -81,8 +81,8 @@ async fn outlived(core: &Core, followed: &Followed) -> bool {
     let ended = async {
         match tokio::time::timeout(CALL * 5, wire::dial(&core.tls, &followed.address)).await {
             Ok(Ok(mut stream)) => {
-                // Nothing is ever said on it: any end of the read is the end of the connection.
-                let _ = stream.read(&mut [0; 1]).await;
+                // What the other end says first (HTTP/2 settings) is of no interest; only the end of the connection is.
+                while !matches!(stream.read(&mut [0; 64]).await, Ok(0) | Err(_)) {}
             }
             // It may be on its way up, or cut off: not a death that was seen.
             _ => tokio::time::sleep(Duration::from_millis(100)).await,
