@@ -123,7 +123,10 @@ impl ApiServer {
         let custom = {
             let (store, context) = (self.context.store.clone(), self.context.clone());
             let api = self.local(User::controllers());
-            let set = move |registry| context.set_registry(registry);
+            let set = move |definitions: &[serde_json::Value]| {
+                context.openapi.set_declared(crate::custom::follow::declared(definitions));
+                context.set_registry(crate::custom::registry(definitions));
+            };
             tokio::spawn(crate::custom::follow::follow(store, api, set, background.clone()))
         };
         let served = front::tls::serve(self.context.clone(), tls, listeners, stop).await;

@@ -76,7 +76,7 @@ fn total(pod: &Value, kind: &str) -> Amounts {
             match list.iter_mut().find(|(known, _)| *known == name) {
                 None => list.push((name, amount)),
                 Some((_, known)) if init && !sidecar => *known = (*known).max(amount),
-                Some((_, known)) => *known = *known + amount,
+                Some((_, known)) => *known += amount,
             }
         }
     }

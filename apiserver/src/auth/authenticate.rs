@@ -31,12 +31,15 @@ pub struct Authenticated {
     pub audiences: Vec<String>,
 }
 
+type Known = Arc<(Claims, Arc<User>)>;
+
 /// Turns credentials into a user.
 pub struct Authenticator {
     tokens: TokenFile,
     signer: Arc<TokenSigner>,
     objects: Arc<dyn Objects>,
-    remembered: Mutex<HashMap<[u8; 32], Arc<(Claims, Arc<User>)>>>,
+    /// By the digest of the token.
+    remembered: Mutex<HashMap<[u8; 32], Known>>,
 }
 
 impl Authenticator {
@@ -131,7 +134,7 @@ impl Authenticator {
         Ok(Authenticated { user: user.clone(), audiences })
     }
 
-    fn remember(&self, digest: [u8; 32], known: Arc<(Claims, Arc<User>)>, now: Timestamp) {
+    fn remember(&self, digest: [u8; 32], known: Known, now: Timestamp) {
         let mut remembered = self.remembered.lock();
         if remembered.len() >= REMEMBERED {
             remembered.retain(|_, known| known.0.check_time(now).is_ok());

@@ -11,6 +11,7 @@ use serde_json::Value;
 use tokio_util::sync::CancellationToken;
 
 use super::{FINALIZER, GROUP, PLURAL, definition};
+use crate::openapi::Declared;
 use crate::storage;
 
 /// How long to wait before trying again after an error, and between looks at definitions that are going.
@@ -37,9 +38,25 @@ pub fn registry(definitions: &[Value]) -> Registry {
     Registry::builtin().with(definitions.iter().flat_map(definition::rows).map(Arc::new))
 }
 
-/// Hands every change of the table to `set`, the first one at once, until cancelled or the store is stopped. `api`
+/// The schemas that served versions declare.
+pub fn declared(definitions: &[Value]) -> Declared {
+    let mut declared = Declared::new();
+    for of in definitions {
+        let text = |value: &Value| value.as_str().unwrap_or_default().to_string();
+        let (group, kind) = (text(&of["spec"]["group"]), text(&of["status"]["acceptedNames"]["kind"]));
+        for version in of["spec"]["versions"].as_array().into_iter().flatten() {
+            let schema = &version["schema"]["openAPIV3Schema"];
+            if schema.is_object() && version["served"] == true {
+                declared.insert((group.clone(), text(&version["name"]), kind.clone()), schema.clone());
+            }
+        }
+    }
+    declared
+}
+
+/// Hands all definitions to `set` at each change, the first time at once, until cancelled or the store is stopped. `api`
 /// removes the objects of definitions that are being deleted; several servers may do so at once.
-pub async fn follow(store: Store, api: DynApi, set: impl Fn(Registry) + Send, stop: CancellationToken) {
+pub async fn follow(store: Store, api: DynApi, set: impl Fn(&[Value]) + Send, stop: CancellationToken) {
     loop {
         let read =
             definitions(&store).and_then(|(found, revision)| Ok((found, store.watch(prefix(), revision)?)));
@@ -53,7 +70,7 @@ pub async fn follow(store: Store, api: DynApi, set: impl Fn(Registry) + Send, st
                 }
             }
         };
-        set(registry(&found));
+        set(&found);
         loop {
             let going: Vec<Value> = found
                 .iter()
@@ -81,7 +98,7 @@ pub async fn follow(store: Store, api: DynApi, set: impl Fn(Registry) + Send, st
                 Some(Ok(WatchItem::Changes(_))) => {
                     let Ok((newer, _)) = definitions(&store) else { break };
                     found = newer;
-                    set(registry(&found));
+                    set(&found);
                 }
                 Some(Err(WatchError::Stopped)) => return,
                 Some(Err(error)) => {

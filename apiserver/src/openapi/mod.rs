@@ -13,11 +13,11 @@ mod paths;
 mod prose;
 mod schema;
 
-use std::collections::VecDeque;
+use std::collections::{HashMap, VecDeque};
 
 use bytes::Bytes;
 use kontiki_proto::{Registry, Resource};
-use parking_lot::Mutex;
+use parking_lot::{Mutex, RwLock};
 use serde_json::{Map, Value, json};
 use sha2::{Digest, Sha256};
 
@@ -26,10 +26,14 @@ use crate::discovery::Reply;
 /// Documents kept at one time.
 const KEPT: usize = 3;
 
+/// What definitions declare of their kinds, by group, version and kind.
+pub type Declared = HashMap<(String, String, String), Value>;
+
 /// Makes the documents on request and keeps a bounded number of them.
 #[derive(Default)]
 pub struct OpenApi {
     recent: Mutex<VecDeque<(String, Bytes)>>,
+    declared: RwLock<Declared>,
 }
 
 impl OpenApi {
@@ -37,11 +41,16 @@ impl OpenApi {
         OpenApi::default()
     }
 
+    /// Replaces the schemas of custom resources.
+    pub fn set_declared(&self, declared: Declared) {
+        *self.declared.write() = declared;
+    }
+
     /// `/openapi/v3` and `/openapi/v3/<path of a group version>`; `None` for every other path, also `/openapi/v2`.
     pub fn answer(&self, registry: &Registry, path: &str) -> Option<Reply> {
         let rest = path.trim_end_matches('/').strip_prefix("/openapi/v3")?;
         if rest.is_empty() {
-            return Some(index(registry));
+            return Some(index(registry, &self.declared.read()));
         }
         let segments: Vec<&str> = rest.strip_prefix('/')?.split('/').collect();
         let (group, version) = match segments.as_slice() {
@@ -53,10 +62,11 @@ impl OpenApi {
         if rows.is_empty() {
             return None;
         }
-        let hash = hash(&rows);
+        let declared = self.declared.read();
+        let hash = hash(&rows, &declared);
         let kept = self.recent.lock().iter().find(|(known, _)| *known == hash).map(|(_, body)| body.clone());
         let body = kept.unwrap_or_else(|| {
-            let body = Bytes::from(document(group, version, &rows).to_string());
+            let body = Bytes::from(document(group, version, &rows, &declared).to_string());
             let mut recent = self.recent.lock();
             recent.truncate(KEPT - 1);
             recent.push_front((hash.clone(), body.clone()));
@@ -72,14 +82,21 @@ fn rows<'a>(registry: &'a Registry, group: &'a str, version: &'a str) -> impl It
 }
 
 /// Changes with everything a document is made from: the rows and this program.
-fn hash(rows: &[&Resource]) -> String {
+fn hash(rows: &[&Resource], declared: &Declared) -> String {
     let mut digest = Sha256::new();
     digest.update(env!("CARGO_PKG_VERSION"));
     digest.update(format!("{rows:?}"));
+    for row in rows.iter().filter(|row| row.custom) {
+        digest.update(declaration(row, declared).map(Value::to_string).unwrap_or_default());
+    }
     hex::encode_upper(digest.finalize())
 }
 
-fn index(registry: &Registry) -> Reply {
+fn declaration<'a>(row: &Resource, declared: &'a Declared) -> Option<&'a Value> {
+    declared.get(&(row.group.to_string(), row.version.to_string(), row.kind.to_string()))
+}
+
+fn index(registry: &Registry, declared: &Declared) -> Reply {
     let mut paths = Map::new();
     for row in registry.rows() {
         let path = match row.group.as_str() {
@@ -88,7 +105,7 @@ fn index(registry: &Registry) -> Reply {
         };
         if !paths.contains_key(&path) {
             let rows: Vec<&Resource> = rows(registry, &row.group, &row.version).collect();
-            let url = format!("/openapi/v3/{path}?hash={}", hash(&rows));
+            let url = format!("/openapi/v3/{path}?hash={}", hash(&rows, declared));
             paths.insert(path, json!({"serverRelativeURL": url}));
         }
     }
@@ -97,13 +114,13 @@ fn index(registry: &Registry) -> Reply {
     Reply { content_type: "application/json", etag, body }
 }
 
-fn document(group: &str, version: &str, rows: &[&Resource]) -> Value {
+fn document(group: &str, version: &str, rows: &[&Resource], declared: &Declared) -> Value {
     json!({
         "openapi": "3.0.0",
         "info": {"title": "Kubernetes", "version": "unversioned"},
         "paths": paths::of(rows),
         "components": {
-            "schemas": schema::components(rows, &prose::of(group, version)),
+            "schemas": schema::components(rows, &prose::of(group, version), |row| declaration(row, declared)),
             "securitySchemes": {
                 "BearerToken": {
                     "type": "apiKey", "in": "header", "name": "authorization",
@@ -214,7 +231,8 @@ mod tests {
 
     #[test]
     fn the_index_names_every_group_version_and_changes_with_its_rows() {
-        let builtin = index(Registry::builtin());
+        let none = Declared::new();
+        let builtin = index(Registry::builtin(), &none);
         let custom = Resource::new(
             "apps",
             "v1",
@@ -225,10 +243,40 @@ mod tests {
         );
         let more = Registry::builtin().with([std::sync::Arc::new(custom)]);
         let read = |reply: &Reply| serde_json::from_slice::<Value>(&reply.body).expect("JSON");
-        let (before, after) = (read(&builtin), read(&index(&more)));
+        let (before, after) = (read(&builtin), read(&index(&more, &none)));
         assert_ne!(before["paths"]["apis/apps/v1"], after["paths"]["apis/apps/v1"]);
         assert_eq!(before["paths"]["api/v1"], after["paths"]["api/v1"]);
-        assert_ne!(builtin.etag, index(&more).etag);
+        assert_ne!(builtin.etag, index(&more, &none).etag);
+    }
+
+    #[test]
+    fn a_custom_resource_is_described_as_it_was_declared() {
+        let mut toy = Resource::new(
+            "example.com",
+            "v1",
+            "Toy",
+            "toys",
+            kontiki_proto::resource::Scope::Cluster,
+            kontiki_proto::resource::Verbs::ALL,
+        );
+        toy.custom = true;
+        let registry = Registry::builtin().with([std::sync::Arc::new(toy)]);
+        let api = OpenApi::new();
+        let path = "/openapi/v3/apis/example.com/v1";
+        let before = api.answer(&registry, path).expect("a document");
+        let schema =
+            json!({"type": "object", "properties": {"spec": {"type": "object", "description": "Its size."}}});
+        api.set_declared([(("example.com".into(), "v1".into(), "Toy".into()), schema)].into());
+        let after = api.answer(&registry, path).expect("a document");
+        assert_ne!(before.etag, after.etag);
+        let document: Value = serde_json::from_slice(&after.body).expect("JSON");
+        let component = &document["components"]["schemas"]["com.example.v1.Toy"];
+        assert_eq!(component["properties"]["spec"]["description"], "Its size.");
+        assert!(component["properties"]["metadata"].is_object());
+        assert_eq!(component["x-kubernetes-group-version-kind"][0]["kind"], "Toy");
+        let patch = &document["paths"]["/apis/example.com/v1/toys/{name}"]["patch"]["requestBody"]["content"];
+        assert!(patch["application/merge-patch+json"].is_object());
+        assert!(patch["application/strategic-merge-patch+json"].is_null());
     }
 
     #[test]

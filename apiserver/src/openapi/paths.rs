@@ -252,7 +252,9 @@ fn operation(row: &Resource, sub: Option<&Subresource>, verb: &Verb, name: &str)
         "patch" => {
             let patch = json!({"schema": {"$ref": format!("{META}Patch")}});
             let mut content = Map::new();
-            for kind in ["json-patch", "merge-patch", "strategic-merge-patch"] {
+            // Clients send a strategic merge to whatever lists it; custom resources know none.
+            let strategic = (!row.custom).then_some("strategic-merge-patch");
+            for kind in ["json-patch", "merge-patch"].into_iter().chain(strategic) {
                 content.insert(format!("application/{kind}+json"), patch.clone());
             }
             content.insert("application/apply-patch+yaml".into(), patch);

@@ -48,7 +48,11 @@ fn custom_name(group: &str, version: &str, kind: &str) -> String {
 }
 
 /// Everything the rows' operations refer to, directly or not.
-pub(super) fn components(rows: &[&Resource], prose: &Prose) -> Value {
+pub(super) fn components<'a>(
+    rows: &[&Resource],
+    prose: &Prose,
+    declaration: impl Fn(&Resource) -> Option<&'a Value>,
+) -> Value {
     let mut wanted: BTreeSet<&'static str> = BTreeSet::new();
     let mut components = Map::new();
     let mut queue: Vec<TypeRef> = ["DeleteOptions", "ListMeta", "ObjectMeta", "Status"]
@@ -74,6 +78,10 @@ pub(super) fn components(rows: &[&Resource], prose: &Prose) -> Value {
                 Some(of) => queue.push(of),
                 None => {
                     let name = custom_name(group, version, kind);
+                    if let Some(declared) = declaration(row).filter(|_| *kind == row.kind) {
+                        components.insert(name, declared_component(group, version, kind, declared));
+                        continue;
+                    }
                     components
                         .entry(name)
                         .or_insert_with(|| custom(group, version, kind, kind == &row.list_kind));
@@ -120,6 +128,25 @@ fn custom(group: &str, version: &str, kind: &str, list: bool) -> Value {
             "metadata": reference(&format!("{META}{metadata}")),
         });
     }
+    component
+}
+
+/// What a definition declares, with the fields that every object has.
+fn declared_component(group: &str, version: &str, kind: &str, declared: &Value) -> Value {
+    let mut component = custom(group, version, kind, false);
+    let Some(fields) = declared.as_object() else { return component };
+    if declared["x-kubernetes-preserve-unknown-fields"] != true
+        && let Some(component) = component.as_object_mut()
+    {
+        component.remove("x-kubernetes-preserve-unknown-fields");
+    }
+    let own = component["properties"].take();
+    for (name, value) in fields {
+        component[name] = value.clone();
+    }
+    let mut properties = declared["properties"].as_object().cloned().unwrap_or_default();
+    properties.extend(own.as_object().cloned().unwrap_or_default());
+    component["properties"] = Value::Object(properties);
     component
 }
 
