@@ -423,3 +423,123 @@ impl Collector {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use serde_json::{Value, json};
+
+    use super::*;
+
+    fn row(plural: &str) -> Arc<Resource> {
+        Registry::builtin().rows().iter().find(|row| row.plural == plural).expect("a row").clone()
+    }
+
+    fn owner(plural: &str, name: &str, blocks: bool) -> Value {
+        let row = row(plural);
+        json!({"apiVersion": row.api_version(), "kind": row.kind, "name": name, "uid": name,
+               "blockOwnerDeletion": blocks})
+    }
+
+    /// Objects by plural and name; the name is the uid.
+    fn graph(objects: &[(&str, &str, Value)]) -> Graph {
+        let mut graph = Graph::default();
+        for (plural, name, more) in objects {
+            let mut meta = json!({"name": name, "uid": name, "resourceVersion": "1"});
+            if row(plural).namespaced() {
+                meta["namespace"] = "default".into();
+            }
+            for (key, value) in more.as_object().into_iter().flatten() {
+                meta[key] = value.clone();
+            }
+            graph.put(&row(plural), serde_json::from_value(meta).expect("metadata"));
+        }
+        graph
+    }
+
+    /// What is done about an object, in short.
+    fn doing(graph: &Graph, uid: &str, absent: &[&str]) -> Vec<String> {
+        let known = absent.iter().map(|uid| ((*uid).into(), Owner::Absent)).collect();
+        let decision = decide(graph, uid, &known);
+        let action = |action: &Action| match &action.operation {
+            Operation::Delete { options } => {
+                format!(
+                    "delete {} {}",
+                    action.target.name,
+                    options.propagation_policy.as_deref().unwrap_or("")
+                )
+            }
+            Operation::Patch { body, .. } => {
+                let mut metadata = body["metadata"].clone();
+                let fields = metadata.as_object_mut().expect("a map");
+                fields.retain(|key, _| !["uid", "resourceVersion"].contains(&key.as_str()));
+                format!("patch {} {}", action.target.name, fields.keys().cloned().collect::<String>())
+            }
+            other => format!("{other:?}"),
+        };
+        let mut all: Vec<_> = decision.actions.iter().map(action).collect();
+        all.extend(decision.visit.iter().map(|uid| format!("visit {uid}")));
+        all.extend(decision.verify.iter().map(|owner| format!("verify {}", owner.uid)));
+        all
+    }
+
+    const GONE: &str = "2026-01-01T00:00:00Z";
+
+    #[test]
+    fn an_object_goes_when_all_its_owners_are_gone() {
+        let set = || ("replicasets", "set", json!({}));
+        let pod = |owners: Value| ("pods", "pod", json!({"ownerReferences": owners}));
+        let one = json!([owner("replicasets", "set", true)]);
+        let two = json!([owner("replicasets", "set", true), owner("nodes", "node", false)]);
+        assert!(doing(&graph(&[set(), pod(one.clone())]), "pod", &[]).is_empty(), "its owner is there");
+        assert_eq!(doing(&graph(&[pod(one.clone())]), "pod", &[]), ["verify set"], "the graph may be late");
+        assert_eq!(doing(&graph(&[pod(one)]), "pod", &["set"]), ["delete pod Background"]);
+        let graph = graph(&[set(), pod(two)]);
+        assert_eq!(
+            doing(&graph, "pod", &["node"]),
+            ["patch pod ownerReferences"],
+            "one of two owners is gone"
+        );
+    }
+
+    #[test]
+    fn an_owner_of_another_name_is_no_owner() {
+        let mut wrong = owner("replicasets", "set", true);
+        wrong["name"] = "other".into();
+        let graph =
+            graph(&[("replicasets", "set", json!({})), ("pods", "pod", json!({"ownerReferences": [wrong]}))]);
+        assert_eq!(doing(&graph, "pod", &[]), ["verify set"]);
+    }
+
+    #[test]
+    fn a_foreground_delete_waits_for_what_blocks_it() {
+        let set = json!({"deletionTimestamp": GONE, "finalizers": [FOREGROUND]});
+        let pod = |blocks: bool| json!({"ownerReferences": [owner("replicasets", "set", blocks)]});
+        let full = graph(&[("replicasets", "set", set.clone()), ("pods", "pod", pod(true))]);
+        assert_eq!(doing(&full, "set", &[]), ["visit pod"]);
+        assert_eq!(doing(&full, "pod", &[]), ["delete pod Background"]);
+        let loose = graph(&[("replicasets", "set", set.clone()), ("pods", "pod", pod(false))]);
+        assert_eq!(doing(&loose, "set", &[]), ["patch set finalizers"]);
+        assert_eq!(doing(&graph(&[("replicasets", "set", set)]), "set", &[]), ["patch set finalizers"]);
+    }
+
+    #[test]
+    fn a_foreground_delete_goes_down_the_chain() {
+        let graph = graph(&[
+            ("deployments", "web", json!({"deletionTimestamp": GONE, "finalizers": [FOREGROUND]})),
+            ("replicasets", "set", json!({"ownerReferences": [owner("deployments", "web", true)]})),
+            ("pods", "pod", json!({"ownerReferences": [owner("replicasets", "set", true)]})),
+        ]);
+        assert_eq!(doing(&graph, "web", &[]), ["visit set"]);
+        assert_eq!(doing(&graph, "set", &[]), ["delete set Foreground"]);
+        assert!(doing(&graph, "pod", &[]).is_empty());
+    }
+
+    #[test]
+    fn orphans_are_let_go_before_their_owner() {
+        let graph = graph(&[
+            ("replicasets", "set", json!({"deletionTimestamp": GONE, "finalizers": [ORPHAN]})),
+            ("pods", "pod", json!({"ownerReferences": [owner("replicasets", "set", true)]})),
+        ]);
+        assert_eq!(doing(&graph, "set", &[]), ["patch pod ownerReferences", "patch set finalizers"]);
+    }
+}

@@ -7,7 +7,8 @@ use std::time::Duration;
 use futures::future::BoxFuture;
 use futures::{StreamExt, TryStreamExt};
 use k8s_openapi::api::core::v1::{Namespace, NamespaceCondition};
-use kontiki_proto::api::{DynApi, ListOptions};
+use k8s_openapi::apiextensions_apiserver::pkg::apis::apiextensions::v1::CustomResourceDefinition;
+use kontiki_proto::api::{ApiExt, DynApi, ListOptions};
 use kontiki_proto::resource::Verbs;
 use kontiki_proto::{Registry, Status, Target};
 use serde::Deserialize;
@@ -61,7 +62,8 @@ fn observe(api: DynApi, world: Arc<World>, key: Key) -> BoxFuture<'static, Resul
         if !world.namespaces.get(&key).is_some_and(|namespace| finalizing(namespace)) {
             return Ok(Observed::Nothing);
         }
-        let targets = namespaced_collections();
+        let mut targets = namespaced_collections();
+        targets.extend(custom_collections(&api).await?);
         let contents: Vec<Option<Contents>> = futures::stream::iter(targets)
             .map(|target| look_into(api.clone(), target.within(&key.name)))
             .buffered(PARALLEL)
@@ -80,8 +82,28 @@ fn namespaced_collections() -> Vec<Target> {
         .collect()
 }
 
+/// Collections of namespaced custom resources.
+async fn custom_collections(api: &DynApi) -> Result<Vec<Target>, Status> {
+    let (definitions, _) = api.list_as::<CustomResourceDefinition>("", &ListOptions::default()).await?;
+    let target = |definition: &CustomResourceDefinition| {
+        let spec = &definition.spec;
+        let version = spec.versions.iter().find(|version| version.served)?;
+        (spec.scope == "Namespaced").then(|| Target {
+            group: spec.group.as_str().into(),
+            version: version.name.as_str().into(),
+            resource: spec.names.plural.as_str().into(),
+            ..Target::default()
+        })
+    };
+    Ok(definitions.iter().filter_map(target).collect())
+}
+
 async fn look_into(api: DynApi, target: Target) -> Result<Option<Contents>, Status> {
-    let list = api.list(&target, &ListOptions { limit: SAMPLE, ..ListOptions::default() }).await?;
+    let list = match api.list(&target, &ListOptions { limit: SAMPLE, ..ListOptions::default() }).await {
+        // A custom resource whose definition is going or not served yet.
+        Err(status) if status.is_not_found() => return Ok(None),
+        list => list?,
+    };
     if list.items.is_empty() {
         return Ok(None);
     }

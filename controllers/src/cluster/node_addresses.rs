@@ -78,8 +78,8 @@ mod tests {
 
     #[test]
     fn nodes_get_the_lowest_free_range() {
-        let mut world = World::default();
-        world.settings = Arc::new(crate::Settings { pod_cidr: "10.244.0.0/16".into(), ..Default::default() });
+        let settings = crate::Settings { pod_cidr: "10.244.0.0/16".into(), ..Default::default() };
+        let mut world = World { settings: Arc::new(settings), ..World::default() };
         for (name, range) in
             [("a", None), ("b", Some("10.244.0.0/24")), ("c", None), ("d", Some("10.244.2.0/24"))]
         {

@@ -106,7 +106,7 @@ pub fn reconcile(world: &World, key: &Key, _now: &Now) -> Plan {
             kept.push((None, new_slice(service, &group, Vec::new())));
         }
         // Of slices that ran empty one is enough, and none where others have endpoints.
-        let mut filled = kept.iter().any(|(_, slice)| !slice.endpoints.iter().flatten().next().is_none());
+        let mut filled = kept.iter().any(|(_, slice)| slice.endpoints.iter().flatten().next().is_some());
         for (before, slice) in kept {
             if slice.endpoints.as_ref().is_none_or(Vec::is_empty) && std::mem::replace(&mut filled, true) {
                 surplus.extend(before);
@@ -234,5 +234,109 @@ fn new_slice(service: &Service, (family, ports): &Group, endpoints: Vec<Endpoint
             ..ObjectMeta::default()
         },
         ports: Some(ports.collect()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use serde_json::{Value, json};
+
+    use super::*;
+    use crate::runtime::Operation;
+
+    fn world(pods: usize, service: Value) -> World {
+        let mut world = World::default();
+        let mut web = json!({"metadata": {"name": "web", "namespace": "default", "uid": "web"},
+            "spec": {"selector": {"app": "web"}, "ports": [{"name": "http", "port": 80, "targetPort": 8080}]}});
+        for (key, value) in service.as_object().into_iter().flatten() {
+            web["spec"][key] = value.clone();
+        }
+        world.services.insert(Arc::new(serde_json::from_value(web).expect("a service")));
+        for index in 0..pods {
+            put(&mut world, index, json!({}));
+        }
+        world
+    }
+
+    fn put(world: &mut World, index: usize, metadata: Value) {
+        let address = format!("10.244.{}.{}", index / 200, index % 200 + 1);
+        let name = format!("web-{index:04}");
+        let mut pod = json!({
+            "metadata": {"name": name, "namespace": "default", "uid": name, "labels": {"app": "web"}},
+            "spec": {"containers": [], "nodeName": "node"},
+            "status": {"phase": "Running", "podIP": address, "conditions": [{"type": "Ready", "status": "True"}]},
+        });
+        for (key, value) in metadata.as_object().into_iter().flatten() {
+            pod["metadata"][key] = value.clone();
+        }
+        world.pods.insert(Arc::new(serde_json::from_value(pod).expect("a pod")));
+    }
+
+    /// Carries the plan out; returns what it did, in short.
+    fn settle(world: &mut World) -> Vec<String> {
+        let now = Now::at(jiff::Timestamp::UNIX_EPOCH);
+        let plan = reconcile(world, &Key::new("default", "web"), &now);
+        let mut done = Vec::new();
+        for (index, action) in plan.actions.iter().enumerate() {
+            match &action.operation {
+                Operation::Create { body } | Operation::Update { body } => {
+                    let mut slice: EndpointSlice = serde_json::from_value(body.clone()).expect("a slice");
+                    let verb = if slice.metadata.name.is_none() { "create" } else { "update" };
+                    let count = world.endpoint_slices.len();
+                    slice.metadata.name.get_or_insert_with(|| format!("web-{count}-{index}"));
+                    done.push(format!("{verb} {}", slice.endpoints.as_ref().map_or(0, Vec::len)));
+                    world.endpoint_slices.insert(Arc::new(slice));
+                }
+                Operation::Delete { .. } => {
+                    done.push("delete".into());
+                    world.endpoint_slices.remove(&Key::new("default", &action.target.name));
+                }
+                other => panic!("{other:?}"),
+            }
+        }
+        done
+    }
+
+    #[test]
+    fn a_hundred_endpoints_fill_a_slice() {
+        let mut world = world(250, json!({}));
+        assert_eq!(settle(&mut world), ["create 100", "create 100", "create 50"]);
+        assert!(settle(&mut world).is_empty());
+        put(&mut world, 250, json!({}));
+        assert_eq!(settle(&mut world), ["update 51"], "a new one touches one slice");
+        world.pods.remove(&Key::new("default", "web-0007"));
+        assert_eq!(settle(&mut world), ["update 99"], "one that goes touches one slice");
+    }
+
+    #[test]
+    fn a_service_without_pods_has_one_empty_slice() {
+        let mut world = world(1, json!({}));
+        assert_eq!(settle(&mut world), ["create 1"]);
+        world.pods.remove(&Key::new("default", "web-0000"));
+        assert_eq!(settle(&mut world), ["create 0", "delete"]);
+        assert!(settle(&mut world).is_empty());
+    }
+
+    #[test]
+    fn a_pod_that_is_ending_serves_and_is_not_ready() {
+        for (publish, ready) in [(false, false), (true, true)] {
+            let mut world = world(0, json!({"publishNotReadyAddresses": publish}));
+            put(&mut world, 0, json!({"deletionTimestamp": "2026-01-01T00:00:00Z"}));
+            settle(&mut world);
+            let slice = world.endpoint_slices.iter().next().expect("a slice");
+            let conditions =
+                slice.endpoints.as_ref().and_then(|e| e[0].conditions.clone()).expect("conditions");
+            let got = (conditions.ready, conditions.serving, conditions.terminating);
+            assert_eq!(got, (Some(ready), Some(true), Some(true)));
+        }
+    }
+
+    #[test]
+    fn services_that_choose_nothing_are_left_alone() {
+        for service in [json!({"selector": {}}), json!({"type": "ExternalName"})] {
+            assert!(settle(&mut world(3, service)).is_empty());
+        }
     }
 }

@@ -35,7 +35,7 @@ fn chosen(selector: &Labels, pod: &Pod) -> bool {
 
 /// The services a change of a pod concerns.
 pub fn services_of(world: &World, old: Option<&Pod>, new: Option<&Pod>) -> Vec<Key> {
-    let Some(namespace) = old.or(new).map(|pod| namespace_of(pod)) else { return Vec::new() };
+    let Some(namespace) = old.or(new).map(namespace_of) else { return Vec::new() };
     let concerns = |service: &Arc<Service>| {
         selector(service).is_some_and(|s| [old, new].into_iter().flatten().any(|pod| chosen(s, pod)))
     };

@@ -98,7 +98,7 @@ impl Election {
                 Ok(false) => {}
                 Err(status) => {
                     // A server that is just starting is ready in a moment.
-                    pause = pause / 5;
+                    pause /= 5;
                     tracing::debug!(lease = self.name, %status, "cannot reach the lease");
                 }
             }

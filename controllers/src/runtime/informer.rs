@@ -64,7 +64,7 @@ pub struct Backoff {
 }
 
 impl Backoff {
-    pub fn next(&mut self) -> Duration {
+    pub fn pause(&mut self) -> Duration {
         let pause = FIRST_PAUSE.saturating_mul(1 << self.failures.min(12)).min(LONGEST_PAUSE);
         self.failures += 1;
         pause.mul_f64(rand::rng().random_range(0.8..1.2))
@@ -85,7 +85,7 @@ pub async fn follow(api: DynApi, collection: Collection, mut sink: impl Sink) {
                 watch(&api, &collection, revision, &mut sink, &mut backoff).await;
             }
             Err(status) => {
-                let pause = backoff.next();
+                let pause = backoff.pause();
                 tracing::debug!(resource = %collection.target.resource, %status, ?pause, "cannot list");
                 tokio::time::sleep(pause).await;
             }
@@ -176,7 +176,7 @@ async fn watch(
             tracing::debug!(resource = %collection.target.resource, %status, "a watch broke");
         }
         // Without a problem too: a server that ends every watch at once must not be hammered.
-        tokio::time::sleep(backoff.next()).await;
+        tokio::time::sleep(backoff.pause()).await;
     }
 }
 

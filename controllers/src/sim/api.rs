@@ -29,6 +29,8 @@ struct State {
     log: Vec<(u64, Place, EventType, Bytes)>,
     /// Every successful write, in words.
     writes: Vec<String>,
+    /// Watches from before this revision are too old.
+    compacted: u64,
     /// Creates of this resource fail with this message.
     refused: Option<(String, String)>,
 }
@@ -121,6 +123,14 @@ impl Sim {
         self.state.lock().writes.clone()
     }
 
+    /// Forgets the history: every watch ends with 410, and has to list again.
+    pub fn compact(&self) {
+        let mut state = self.state.lock();
+        state.revision += 1;
+        state.compacted = state.revision;
+        self.changed.send_replace(state.revision);
+    }
+
     pub fn summary(&self) -> String {
         let state = self.state.lock();
         let mut lines: Vec<String> = state
@@ -196,11 +206,7 @@ impl Sim {
         body["metadata"]["creationTimestamp"] = json!(Time(self.now()));
         body["metadata"]["generation"] = 1.into();
         match row.plural.as_str() {
-            "pods" => {
-                if body["status"].is_null() {
-                    body["status"] = json!({"phase": "Pending"});
-                }
-            }
+            "pods" if body["status"].is_null() => body["status"] = json!({"phase": "Pending"}),
             "namespaces" => {
                 body["spec"] = json!({"finalizers": ["kubernetes"]});
                 body["status"] = json!({"phase": "Active"});
@@ -388,6 +394,10 @@ impl Api for Sim {
     async fn watch(&self, target: &Target, options: &WatchOptions) -> Result<WatchStream, Status> {
         row(target)?;
         let from: u64 = options.resource_version.parse().unwrap_or(0);
+        let oldest = self.state.lock().compacted;
+        if from < oldest {
+            return Err(Status::too_old(from, oldest));
+        }
         let position = self.state.lock().log.partition_point(|(revision, ..)| *revision <= from);
         let receiver = self.changed.subscribe();
         let target = target.clone();
@@ -395,13 +405,25 @@ impl Api for Sim {
         let state = self.state.clone();
         let log = move |position: usize| {
             let state = state.lock();
-            state.log.get(position).map(|(_, place, event, object)| (place.clone(), *event, object.clone()))
+            if state.compacted > oldest {
+                return Err(Status::too_old(oldest, state.compacted));
+            }
+            let found = state.log.get(position);
+            Ok(found.map(|(_, place, event, object)| (place.clone(), *event, object.clone())))
         };
         let stream = futures::stream::unfold((position, receiver), move |(mut position, mut receiver)| {
             let (target, selectors, log) = (target.clone(), selectors.clone(), log.clone());
             async move {
+                if position == usize::MAX {
+                    return None;
+                }
                 loop {
-                    while let Some((place, event_type, object)) = log(position) {
+                    loop {
+                        let (place, event_type, object) = match log(position) {
+                            Ok(Some(found)) => found,
+                            Ok(None) => break,
+                            Err(status) => return Some((Err(status), (usize::MAX, receiver))),
+                        };
                         position += 1;
                         let document = value(&object).ok()?;
                         let by = (selectors.0.as_str(), selectors.1.as_str());

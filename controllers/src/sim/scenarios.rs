@@ -431,3 +431,23 @@ async fn one_instance_leads_and_the_next_takes_over() {
     cluster.patch("deployments", "web", json!({"spec": {"replicas": 3}})).await;
     cluster.until("the second works", || rolled_out(&cluster, "web")).await;
 }
+
+#[tokio::test(start_paused = true)]
+async fn watches_that_break_lose_nothing() {
+    let cluster = Cluster::start(2);
+    cluster.sim.put("apps/v1", "deployments", deployment("web", 1, "one"));
+    for size in [6, 2, 9, 0, 4] {
+        cluster.patch("deployments", "web", json!({"spec": {"replicas": size}})).await;
+        for _ in 0..5 {
+            tokio::time::sleep(Duration::from_millis(30)).await;
+            cluster.sim.compact();
+        }
+        cluster
+            .until("scaled", || async {
+                rolled_out(&cluster, "web").await && cluster.list::<Pod>().await.len() == size
+            })
+            .await;
+    }
+    let created = cluster.sim.writes().iter().filter(|write| write.starts_with("create /pods")).count();
+    assert_eq!(created, 6 + 7 + 4, "no pod was made twice");
+}

@@ -216,7 +216,7 @@ async fn a_job_past_its_deadline_is_ended() {
             ended(&cluster, "sum").await == Some(("Failed".into(), "DeadlineExceeded".into()))
         })
         .await;
-    assert!(cluster.list::<Pod>().await.iter().all(|pod| is_deleting(pod)));
+    assert!(cluster.list::<Pod>().await.iter().all(is_deleting));
 }
 
 #[tokio::test(start_paused = true)]

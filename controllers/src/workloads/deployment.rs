@@ -11,9 +11,9 @@ use k8s_openapi::api::core::v1::{Pod, PodTemplateSpec};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{LabelSelector, ObjectMeta};
 use kontiki_proto::api::PatchType;
 use serde_json::json;
-use sha2::{Digest, Sha256};
 
 use super::deployment_status::{self as status, Progress};
+use super::template::{HASH, template_hash, without_hash};
 use super::{claim, owners_of};
 use crate::objects::{
     Labels, controller_of, controlling_reference, is_deleting, is_empty_selector, is_finished, name_of,
@@ -22,7 +22,6 @@ use crate::objects::{
 use crate::runtime::{Action, Controller, EventSpec, Key, Now, Plan, Severity, World};
 
 const COMPONENT: &str = "deployment-controller";
-pub const HASH: &str = "pod-template-hash";
 pub const REVISION: &str = "deployment.kubernetes.io/revision";
 const REVISION_HISTORY: &str = "deployment.kubernetes.io/revision-history";
 const DESIRED: &str = "deployment.kubernetes.io/desired-replicas";
@@ -155,37 +154,6 @@ impl Set {
         let own = self.now.spec.as_ref().and_then(|spec| spec.template.clone()).map(without_hash);
         own.as_ref() == Some(&without_hash(template.clone())) || labelled.is_some_and(|label| label == hash)
     }
-}
-
-fn without_hash(mut template: PodTemplateSpec) -> PodTemplateSpec {
-    if let Some(metadata) = &mut template.metadata {
-        if let Some(labels) = &mut metadata.labels {
-            labels.remove(HASH);
-        }
-        metadata.labels = metadata.labels.take().filter(|labels| !labels.is_empty());
-        metadata.creation_timestamp = None;
-    }
-    if template.metadata.as_ref() == Some(&ObjectMeta::default()) {
-        template.metadata = None;
-    }
-    template
-}
-
-/// Ten characters that spell no word, made from a document and the number of collisions so far.
-pub(super) fn safe_hash(document: &impl serde::Serialize, collisions: i32) -> String {
-    const ALPHABET: &[u8; 27] = b"bcdfghjklmnpqrstvwxz2456789";
-    let mut digest = Sha256::new();
-    // What is hashed here always has a JSON form, with its maps in order.
-    digest.update(serde_json::to_vec(document).unwrap_or_default());
-    if collisions > 0 {
-        digest.update(collisions.to_le_bytes());
-    }
-    let letter = |byte: &u8| char::from(ALPHABET[usize::from(*byte) % ALPHABET.len()]);
-    digest.finalize().iter().take(10).map(letter).collect()
-}
-
-fn template_hash(template: &PodTemplateSpec, collisions: i32) -> String {
-    safe_hash(&without_hash(template.clone()), collisions)
 }
 
 /// The ReplicaSets of one Deployment while a plan is made.

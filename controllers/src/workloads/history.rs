@@ -9,7 +9,7 @@ use k8s_openapi::apimachinery::pkg::runtime::RawExtension;
 use kontiki_proto::api::PatchType;
 use serde_json::{Value, json};
 
-use super::deployment::safe_hash;
+use super::template::safe_hash;
 use crate::objects::{controlling_reference, is_deleting, name_of, namespace_of, uid_of};
 use crate::runtime::{Action, Kind, World};
 

@@ -15,6 +15,7 @@ pub mod replicas;
 pub mod replication_controller;
 mod schedule;
 pub mod stateful_set;
+mod template;
 
 use std::sync::Arc;
 
