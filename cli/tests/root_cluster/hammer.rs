@@ -87,9 +87,8 @@ pub fn the_leader_is_killed(cluster: &Cluster) {
     let nodes = ["node-1", "node-2"];
     let before: Vec<_> = nodes.map(|node| cluster.containers(node)).into_iter().flatten().collect();
     let leader = cluster.leader();
-    let stop = AtomicBool::new(false);
+    let (stop, killed) = (AtomicBool::new(false), AtomicBool::new(false));
     let (acknowledged, after_kill) = std::thread::scope(|scope| {
-        let killed = AtomicBool::new(false);
         let (stop, killed) = (&stop, &killed);
         let creator = scope.spawn(move || {
             let (mut acknowledged, mut after_kill) = (Vec::new(), 0);
