@@ -1,4 +1,5 @@
 //! An API server over a store in memory, for trying clients out: `serve <host:port> <kubeconfig to write>`.
+//! A node `n1` that runs nothing answers logs and exec.
 
 #[path = "../tests/support/mod.rs"]
 #[allow(dead_code, reason = "the example uses a part of the tests' support")]
@@ -14,6 +15,7 @@ async fn main() {
     let address = arguments.next().unwrap_or_else(|| "127.0.0.1:0".into());
     let file = arguments.next().unwrap_or_else(|| "kubeconfig".into());
     let harness = Harness::start_on(&address, |_| {}).await;
+    let _node = support::agent::start(&harness, "n1").await;
     let admin = harness.ca.client("admin", &["system:masters"]);
     let config = serde_json::json!({
         "apiVersion": "v1", "kind": "Config", "current-context": "test",

@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use axum::body::Body;
 use axum::extract::FromRequestParts;
-use axum::extract::ws::{Message, WebSocket, WebSocketUpgrade};
+use axum::extract::ws::{CloseFrame, Message, WebSocket, WebSocketUpgrade, close_code};
 use axum::response::IntoResponse;
 use bytes::{BufMut, Bytes, BytesMut};
 use futures::StreamExt;
@@ -28,6 +28,8 @@ const STDOUT: u8 = 1;
 const STDERR: u8 = 2;
 const ERROR: u8 = 3;
 const RESIZE: u8 = 4;
+/// How long a client may take to close a stream that is over.
+const LINGER: std::time::Duration = std::time::Duration::from_secs(5);
 /// Followed by the channel that the client closes.
 const CLOSE: u8 = 255;
 /// The newest first; all frame their data alike, and the fifth can close stdin.
@@ -221,7 +223,12 @@ async fn pump(mut socket: WebSocket, session: Session) {
             }
         }
     }
-    let _ = socket.send(Message::Close(None)).await;
+    let normal = CloseFrame { code: close_code::NORMAL, reason: "".into() };
+    if socket.send(Message::Close(Some(normal))).await.is_ok() {
+        // Closing with unread input would reset the connection, and what was sent last would be lost.
+        let until_closed = async { while let Some(Ok(_)) = socket.recv().await {} };
+        let _ = tokio::time::timeout(LINGER, until_closed).await;
+    }
 }
 
 #[cfg(test)]

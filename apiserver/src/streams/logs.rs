@@ -112,7 +112,7 @@ pub fn ending(json: &[u8]) -> Option<Status> {
 
 fn chunk(frame: NodeFrame) -> Option<Result<Bytes, Status>> {
     match frame.frame? {
-        Frame::Stdout(data) | Frame::Stderr(data) => Some(Ok(data.into())),
+        Frame::Stdout(data) | Frame::Stderr(data) => Some(Ok(data)),
         Frame::Status(json) => ending(&json).map(Err),
         Frame::StreamId(_) => None,
     }

@@ -1,67 +1,14 @@
 //! Nodes: registration, and streams that travel back over what the agent dialled.
 
 use futures::StreamExt;
-use kontiki_proto::client::{Client, ClientConfig};
-use kontiki_proto::pb::node_command::Command;
-use kontiki_proto::pb::node_frame::Frame;
-use kontiki_proto::pb::{
-    ExecInput, ExecStart, NodeFrame, NodeHello, RegisterRequest, exec_input, exec_output,
-};
-use kontiki_proto::status::Status;
+use kontiki_proto::pb::{ExecInput, ExecStart, NodeHello, RegisterRequest, exec_input, exec_output};
 use serde_json::json;
 use tokio_stream::wrappers::ReceiverStream;
 
+use crate::support::agent::{self, client, register};
 use crate::support::{Harness, Issued};
 
 const PODS: &str = "/api/v1/namespaces/default/pods";
-
-fn client(harness: &Harness, identity: &Issued) -> Client {
-    let config = ClientConfig::new([harness.address.to_string()], &harness.ca.cert_pem)
-        .with_identity(&identity.cert_pem, &identity.key_pem);
-    Client::new(config).expect("a client")
-}
-
-/// A node's identity, got the way an agent gets it.
-async fn register(harness: &Harness, name: &str) -> Issued {
-    let key = rcgen::KeyPair::generate().expect("a key");
-    let csr = rcgen::CertificateParams::default().serialize_request(&key).expect("a request");
-    let request = RegisterRequest { node_name: name.into(), csr_pem: csr.pem().expect("PEM") };
-    let bootstrap = harness.ca.client("system:bootstrap:abcdef", &["system:bootstrappers"]);
-    let reply = client(harness, &bootstrap).nodes().register(request).await.expect("registered").into_inner();
-    assert_eq!(reply.ca_pem, harness.ca.cert_pem);
-    Issued { cert_pem: reply.certificate_pem, key_pem: key.serialize_pem() }
-}
-
-/// A node that answers every request for logs with two lines, and every exec with its own command.
-async fn agent(harness: &Harness, name: &str) -> tokio::task::JoinHandle<()> {
-    let client = client(harness, &register(harness, name).await);
-    let (hellos, stream) = tokio::sync::mpsc::channel(1);
-    hellos.send(NodeHello { node_name: name.into() }).await.expect("sent");
-    let mut commands =
-        client.nodes().listen(ReceiverStream::new(stream)).await.expect("listening").into_inner();
-    tokio::spawn(async move {
-        let _hellos = hellos;
-        while let Ok(Some(command)) = commands.message().await {
-            let said = match command.command.expect("a command") {
-                Command::Logs(logs) => {
-                    let request = logs.request.expect("a request");
-                    format!("{} of {}\nsecond\n", request.container, request.pod)
-                }
-                Command::Exec(exec) => exec.start.expect("a start").command.join(" "),
-                Command::PortForward(_) => String::new(),
-            };
-            let (frames, stream) = tokio::sync::mpsc::channel(4);
-            for frame in [
-                Frame::StreamId(command.stream_id),
-                Frame::Stdout(said.into_bytes().into()),
-                Frame::Status(Status::success().to_json().into()),
-            ] {
-                frames.send(NodeFrame { frame: Some(frame) }).await.expect("sent");
-            }
-            client.nodes().serve(ReceiverStream::new(stream)).await.expect("served");
-        }
-    })
-}
 
 async fn pod(harness: &Harness, node: &str) {
     let api = harness.admin();
@@ -81,7 +28,7 @@ async fn logs_and_exec_reach_the_node_that_runs_the_pod() {
     let early = api.get(&format!("{PODS}/p/log")).await.expect(503);
     assert!(early["message"].as_str().is_some_and(|m| m.contains("node n1 is not connected")), "{early}");
 
-    let node = agent(&harness, "n1").await;
+    let node = agent::start(&harness, "n1").await;
     let logs = api.get(&format!("{PODS}/p/log?tailLines=5")).await;
     assert_eq!((logs.code, logs.text().as_str()), (200, "c of p\nsecond\n"));
     let wrong = api.get(&format!("{PODS}/p/log?container=x")).await.expect(400);

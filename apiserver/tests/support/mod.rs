@@ -1,5 +1,7 @@
 //! A server on loopback over a store in memory, with certificates of its own, and clients for it.
 
+pub mod agent;
+
 use std::collections::HashMap;
 use std::net::SocketAddr;
 use std::sync::Arc;
