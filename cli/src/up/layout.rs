@@ -33,8 +33,8 @@ impl Layout {
         if self.nodes > 20 {
             bail!("--nodes {}: at most 20 fit on one machine's network", self.nodes);
         }
-        if self.name.len() > 6 || !self.name.bytes().all(|b| b.is_ascii_lowercase() || b.is_ascii_digit()) {
-            bail!("--name {:?}: up to six lower-case letters and digits", self.name);
+        if self.name.len() > 5 || !self.name.bytes().all(|b| b.is_ascii_lowercase() || b.is_ascii_digit()) {
+            bail!("--name {:?}: up to five lower-case letters and digits", self.name);
         }
         Ok(())
     }
@@ -182,7 +182,7 @@ mod tests {
 
     #[test]
     fn everything_on_the_host_begins_with_kontiki_and_fits_an_interface_name() {
-        for name in ["", "abcdef"] {
+        for name in ["", "abcde"] {
             let layout = layout(name, 3);
             for link in [layout.bridge(), layout.cable(20)] {
                 assert!(link.starts_with("kontiki") && link.len() <= 15, "{link}");

@@ -54,7 +54,7 @@ pub struct UpArgs {
     /// Directory for data, logs and the kubeconfig
     #[arg(long, default_value = ".kontiki")]
     pub dir: PathBuf,
-    /// Tells several clusters on one machine apart; up to six letters or digits
+    /// Tells several clusters on one machine apart; up to five letters or digits
     #[arg(long, default_value = "")]
     pub name: String,
     /// Port of the API on 127.0.0.1
@@ -344,9 +344,13 @@ async fn ready_nodes(client: &Client) -> Result<usize> {
 async fn sample_app(layout: &Layout, client: &Client) -> Result<()> {
     let step = Step::begin("sample");
     let created = sample::create(client, &layout.registry()).await?;
-    let deadline = Instant::now() + PATIENCE;
     // One that was there may have been scaled or broken by its owner since, and is theirs.
-    while created {
+    if !created {
+        step.done("there already");
+        return Ok(());
+    }
+    let deadline = Instant::now() + PATIENCE;
+    loop {
         let available = sample::available(client).await.unwrap_or(0);
         if available >= sample::REPLICAS {
             break;
@@ -362,7 +366,7 @@ async fn sample_app(layout: &Layout, client: &Client) -> Result<()> {
         }
         tokio::time::sleep(Duration::from_millis(100)).await;
     }
-    step.done(if created { "Deployment hello: 3 replicas available" } else { "there already" });
+    step.done("Deployment hello: 3 replicas available");
     Ok(())
 }
 

@@ -83,8 +83,8 @@ impl Cluster {
     /// Writes a manifest and returns its path.
     pub fn manifest(&self, name: &str, documents: &[Value]) -> String {
         let path = self.dir.path().join(name);
-        let text: Vec<String> = documents.iter().map(ToString::to_string).collect();
-        std::fs::write(&path, text.join("\n---\n")).unwrap();
+        let list = serde_json::json!({ "apiVersion": "v1", "kind": "List", "items": documents });
+        std::fs::write(&path, list.to_string()).unwrap();
         path.to_string_lossy().into_owned()
     }
 
