@@ -22,6 +22,8 @@ pub const NAMESPACE: &str = "chaos";
 pub const REGISTERS: Register = 8;
 /// Longest time a client waits for an answer.
 const DEADLINE: Duration = Duration::from_secs(6);
+/// The client number of probes, each of which is a client for one operation.
+const PROBE: usize = usize::MAX - 100;
 /// After an operation that did not succeed, so that a dead server does not fill the history.
 const PAUSE: Duration = Duration::from_millis(60);
 
@@ -124,7 +126,7 @@ impl Traffic {
         }
         let mut clients = Vec::new();
         for number in 0..each * cluster.size() + 1 {
-            let server = (number > 0).then_some((number - 1) % cluster.size());
+            let server = number.checked_sub(1).map(|number| number % cluster.size());
             let client = match server {
                 Some(server) => cluster.client(&[server], DEADLINE)?,
                 None => any.clone(),
@@ -142,6 +144,29 @@ impl Traffic {
             clients.push(tokio::spawn(async move { worker.run(stop).await }));
         }
         Ok(Traffic { stop, clients, stop_watching, watchers, recorder, numbers })
+    }
+
+    /// Sends `count` creates to one server at once, each recorded when it ends; their clients wait like all others.
+    ///
+    /// # Errors
+    /// A client that cannot be made.
+    pub fn probe(
+        &self,
+        cluster: &dyn Cluster,
+        server: ServerId,
+        count: usize,
+    ) -> anyhow::Result<Vec<JoinHandle<()>>> {
+        let client = cluster.client(&[server], DEADLINE)?;
+        let probes = (0..count).map(|_| {
+            let (client, recorder) = (client.clone(), Arc::clone(&self.recorder));
+            let name = format!("object-{}", self.numbers.next());
+            tokio::spawn(async move {
+                let invoked = recorder.now();
+                let outcome = written(within(client.create_as(&config_map(&name, 0, None))).await);
+                recorder.record((PROBE, Some(server)), Action::Create(name), invoked, outcome);
+            })
+        });
+        Ok(probes.collect())
     }
 
     /// Ends the clients, each after its current operation, and reads every register once more through every server.

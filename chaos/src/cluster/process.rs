@@ -228,6 +228,9 @@ impl Cluster for Processes {
         }
         let netns = this.place.as_ref().map(Place::netns);
         let mut command = command(&self.options.program, netns, &self.log(server))?;
+        // What consensus itself says would drown the rest, and cost what is measured.
+        command
+            .env("KONTIKI_LOG", std::env::var("KONTIKI_SERVER_LOG").unwrap_or("info,openraft=error".into()));
         command.arg("server").arg("--data-dir").arg(self.data_dir(server));
         command.arg("--pki-dir").arg(self.dir.path().join("pki"));
         command.args(["--listen", &this.api, "--peer-listen", &this.peer]);

@@ -8,7 +8,10 @@ use rand::Rng;
 
 use super::{Findings, PATIENCE, Stage};
 use crate::cluster::{Cut, await_leader};
-use crate::history::Outcome;
+use crate::history::{Action, Outcome};
+
+/// Writes sent to the old leader when it has just been cut off, and again when there is a new one.
+const PROBES: usize = 6;
 
 pub async fn hurt(mut stage: Stage<'_>) -> Result<Findings> {
     let everyone: Vec<usize> = (0..stage.cluster.size()).collect();
@@ -17,25 +20,29 @@ pub async fn hurt(mut stage: Stage<'_>) -> Result<Findings> {
     let old = await_leader(stage.cluster, &everyone, PATIENCE).await?;
     stage.cluster.cut(old, Cut::Peers).await?;
     let cut = stage.traffic.recorder.now();
+    let mut probes = stage.traffic.probe(stage.cluster, old, PROBES)?;
 
     let others: Vec<usize> = everyone.iter().copied().filter(|server| *server != old).collect();
     let new = await_leader(stage.cluster, &others, PATIENCE).await?;
     let elected = stage.traffic.recorder.now() - cut;
     stage.next_write().await?;
+    probes.extend(stage.traffic.probe(stage.cluster, old, PROBES)?);
     let pause = stage.random.random_range(3000..5000);
     tokio::time::sleep(Duration::from_millis(pause)).await;
     let healed = stage.traffic.recorder.now();
     stage.cluster.heal(old).await?;
     await_leader(stage.cluster, &everyone, PATIENCE).await?;
     stage.next_write().await?;
-    // Clients that were waiting for the old leader come to an end, and it has time to show what it makes of them.
-    tokio::time::sleep(Duration::from_millis(1500)).await;
+    // Clients that were waiting for the old leader come to an end, and it has shown what it makes of them.
+    for probe in probes {
+        probe.await?;
+    }
 
     let mut findings = Findings::default();
     let (mut asked, mut taken_elsewhere) = (0, 0);
     for operation in stage.traffic.recorder.operations() {
         let within = operation.invoked > cut && operation.returned.is_none_or(|returned| returned < healed);
-        if operation.written().is_none() || !within {
+        if matches!(operation.action, Action::Read(_)) || !within {
             continue;
         }
         let done = matches!(operation.outcome, Outcome::Done { .. });
