@@ -84,7 +84,9 @@ pub enum Error {
     Io(&'static str, std::io::Error),
     #[error("{0} must be an absolute path")]
     Relative(PathBuf),
-    #[error("the log writer {0} is not there: build it with `cargo build -p kontiki-agent --bin kontiki-logger`, or say where it is with --logger")]
+    #[error(
+        "the log writer {0} is not there: build it with `cargo build -p kontiki-agent --bin kontiki-logger`, or say where it is with --logger"
+    )]
     NoLogger(PathBuf),
     #[error("the node has no certificate yet, and no bootstrap token to get one with: give it --token-file")]
     NoToken,
@@ -121,7 +123,8 @@ fn prepare(options: &mut Options) -> Result<(), Error> {
         return Err(Error::NotRoot);
     }
     std::fs::create_dir_all(&options.root_dir).map_err(|e| Error::Io("make the node's directory", e))?;
-    options.root_dir = options.root_dir.canonicalize().map_err(|e| Error::Io("find the node's directory", e))?;
+    options.root_dir =
+        options.root_dir.canonicalize().map_err(|e| Error::Io("find the node's directory", e))?;
     if !options.logger.is_absolute() {
         return Err(Error::Relative(options.logger.clone()));
     }
@@ -178,8 +181,11 @@ pub async fn serve(
     network: Option<DynNetwork>,
     shutdown: CancellationToken,
 ) {
-    let containerd =
-        runtime::Containerd::new(&options.containerd_socket, &options.containerd_namespace, &options.runc_root);
+    let containerd = runtime::Containerd::new(
+        &options.containerd_socket,
+        &options.containerd_namespace,
+        &options.runc_root,
+    );
     let given = network.is_some();
     let (up, network) = watch::channel(network);
     let events = pod::events::Recorder::start(api.clone(), options.node_name.clone(), shutdown.clone());

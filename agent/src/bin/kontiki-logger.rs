@@ -132,9 +132,8 @@ fn main() {
         libc::signal(libc::SIGHUP, libc::SIG_IGN);
     }
     let arguments = std::env::args().skip(1).collect::<Vec<_>>();
-    let argument = |key: &str| {
-        arguments.chunks(2).find(|pair| pair[0] == key).and_then(|pair| pair.get(1)).cloned()
-    };
+    let argument =
+        |key: &str| arguments.chunks(2).find(|pair| pair[0] == key).and_then(|pair| pair.get(1)).cloned();
     let path = argument("path").map(PathBuf::from);
     let max = argument("max").and_then(|m| m.parse().ok()).unwrap_or(10 << 20);
     // SAFETY: the shim hands these descriptors over; nothing else in this process owns them.

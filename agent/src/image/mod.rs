@@ -147,8 +147,7 @@ pub fn architecture() -> &'static str {
 
 /// The full name of an image: registry, repository, and tag or digest.
 pub fn reference(name: &str) -> Result<Reference, ImageError> {
-    name.parse::<Reference>()
-        .map_err(|error| ImageError::Name { name: name.into(), why: error.to_string() })
+    name.parse::<Reference>().map_err(|error| ImageError::Name { name: name.into(), why: error.to_string() })
 }
 
 /// The key of the topmost snapshot of these layers.
@@ -174,9 +173,9 @@ async fn load(containerd: &Containerd, name: &str, target: &Blob) -> Result<Opti
     let mut manifest: Manifest =
         serde_json::from_slice(&bytes).map_err(|e| unusable(format!("its manifest is malformed: {e}")))?;
     if manifest.config.is_none() {
-        let entry = manifest
-            .choose()
-            .ok_or_else(|| unusable(format!("no match for platform linux/{} in its index", architecture())))?;
+        let entry = manifest.choose().ok_or_else(|| {
+            unusable(format!("no match for platform linux/{} in its index", architecture()))
+        })?;
         let Some(bytes) = containerd.read_blob(&entry.digest).await? else { return Ok(None) };
         manifest = serde_json::from_slice(&bytes)
             .map_err(|e| unusable(format!("its manifest is malformed: {e}")))?;
@@ -275,10 +274,9 @@ mod tests {
 
     #[test]
     fn names_get_the_defaults_of_docker() {
-        for (name, full) in [
-            ("busybox", "docker.io/library/busybox:latest"),
-            ("127.0.0.1:5000/x:1", "127.0.0.1:5000/x:1"),
-        ] {
+        for (name, full) in
+            [("busybox", "docker.io/library/busybox:latest"), ("127.0.0.1:5000/x:1", "127.0.0.1:5000/x:1")]
+        {
             assert_eq!(reference(name).unwrap().whole(), full);
         }
         assert!(reference("UPPER").is_err());

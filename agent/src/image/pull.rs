@@ -31,10 +31,8 @@ pub async fn pull(
     insecure: &[String],
 ) -> Result<Image, ImageError> {
     let image = reference(name)?;
-    let failed = |error: OciDistributionError| ImageError::Pull {
-        image: name.into(),
-        why: explain(&image, &error),
-    };
+    let failed =
+        |error: OciDistributionError| ImageError::Pull { image: name.into(), why: explain(&image, &error) };
     let mut tries = credentials.to_vec();
     tries.push(RegistryAuth::Anonymous);
     let mut last = None;
@@ -146,15 +144,22 @@ async fn fetch(
     }
     // From here on the parts hold each other: the record the index, the index the manifest, and so on.
     let chain = chain_id(&file.rootfs.diff_ids);
-    put(containerd, lease, &config.blob(), config_bytes, [(
-        "containerd.io/gc.ref.snapshot.overlayfs".to_string(),
-        chain,
-    )])
+    put(
+        containerd,
+        lease,
+        &config.blob(),
+        config_bytes,
+        [("containerd.io/gc.ref.snapshot.overlayfs".to_string(), chain)],
+    )
     .await?;
     let references = std::iter::once(("containerd.io/gc.ref.content.config".to_string(), config.digest))
-        .chain(manifest.layers.iter().enumerate().map(|(index, l)| {
-            (format!("containerd.io/gc.ref.content.l.{index}"), l.digest.clone())
-        }));
+        .chain(
+            manifest
+                .layers
+                .iter()
+                .enumerate()
+                .map(|(index, l)| (format!("containerd.io/gc.ref.content.l.{index}"), l.digest.clone())),
+        );
     let manifest_blob = Blob {
         media_type: media_type(&manifest, index.as_ref()),
         digest: digest(&manifest_bytes),

@@ -75,7 +75,8 @@ pub async fn register(options: &Options, old: Option<&Identity>) -> Result<Ident
                 let certificate = reply.into_inner().certificate_pem;
                 let identity = parse(certificate, key.serialize_pem())
                     .ok_or_else(|| failed("the server's answer holds no certificate".into()))?;
-                save(&options.root_dir, &identity).map_err(|e| Error::Io("write the node's certificate", e))?;
+                save(&options.root_dir, &identity)
+                    .map_err(|e| Error::Io("write the node's certificate", e))?;
                 return Ok(identity);
             }
             Ok(Err(status)) => last = status.message().to_string(),

@@ -88,9 +88,11 @@ async fn was_overruled(ctx: &Ctx, wanted: &NodeStatus) -> bool {
     let Ok(document) = ctx.api.get(&target, &known).await else { return false };
     let Ok(node) = decode::<Node>(&document) else { return false };
     let live = node.status.and_then(|status| status.conditions).unwrap_or_default();
-    wanted.conditions.iter().flatten().any(|ours| {
-        live.iter().any(|theirs| theirs.type_ == ours.type_ && theirs.status != ours.status)
-    })
+    wanted
+        .conditions
+        .iter()
+        .flatten()
+        .any(|ours| live.iter().any(|theirs| theirs.type_ == ours.type_ && theirs.status != ours.status))
 }
 
 async fn register(ctx: &Ctx) -> Result<Node, Status> {
@@ -130,7 +132,13 @@ async fn findings(ctx: &Ctx) -> Findings {
     let disk = nix::sys::statvfs::statvfs(&ctx.options.root_dir)
         .map(|s| (s.blocks() * s.fragment_size(), s.blocks_available() * s.fragment_size()))
         .unwrap_or_default();
-    Findings { containerd, network: ctx.network.borrow().is_some(), memory_available: available, disk, images }
+    Findings {
+        containerd,
+        network: ctx.network.borrow().is_some(),
+        memory_available: available,
+        disk,
+        images,
+    }
 }
 
 /// At most 50, as upstream reports.
@@ -212,7 +220,11 @@ async fn renew(ctx: &Ctx, known: Option<Lease>) -> Result<Lease, Status> {
 }
 
 /// Starts the pod network as soon as the node has its range, which is remembered for starts without the API.
-pub async fn bring_up_network(ctx: Arc<Ctx>, up: watch::Sender<Option<DynNetwork>>, shutdown: CancellationToken) {
+pub async fn bring_up_network(
+    ctx: Arc<Ctx>,
+    up: watch::Sender<Option<DynNetwork>>,
+    shutdown: CancellationToken,
+) {
     let remembered = ctx.options.root_dir.join("pod-cidr");
     let work = async {
         loop {
@@ -251,7 +263,8 @@ async fn from_api(ctx: &Ctx) -> Option<String> {
 
 async fn start_network(ctx: &Ctx, cidr: &str, shutdown: &CancellationToken) -> Result<DynNetwork, String> {
     let text = |e: crate::net::NetError| e.to_string();
-    let (IpAddr::V4(node_ip), IpAddr::V4(cluster_dns)) = (ctx.options.node_ip, ctx.options.cluster_dns) else {
+    let (IpAddr::V4(node_ip), IpAddr::V4(cluster_dns)) = (ctx.options.node_ip, ctx.options.cluster_dns)
+    else {
         return Err("the pod network needs IPv4 addresses of node and cluster DNS".into());
     };
     let config = NetConfig {

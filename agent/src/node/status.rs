@@ -50,7 +50,13 @@ pub fn node(options: &Options) -> Node {
     }
 }
 
-pub fn status(options: &Options, machine: &Machine, found: &Findings, old: &NodeStatus, now: Timestamp) -> NodeStatus {
+pub fn status(
+    options: &Options,
+    machine: &Machine,
+    found: &Findings,
+    old: &NodeStatus,
+    now: Timestamp,
+) -> NodeStatus {
     let disk_kib = found.disk.0 / 1024;
     let amounts: BTreeMap<String, Quantity> = machine
         .allocatable()
@@ -90,14 +96,38 @@ fn conditions(found: &Findings, old: &NodeStatus, now: Timestamp) -> Vec<NodeCon
     let low_memory = found.memory_available < 100 << 20;
     let low_disk = found.disk.0 > 0 && found.disk.1 < found.disk.0 / 20;
     let all = [
-        ("MemoryPressure", low_memory, "KubeletHasInsufficientMemory", "kubelet has insufficient memory available",
-            "KubeletHasSufficientMemory", "kubelet has sufficient memory available"),
-        ("DiskPressure", low_disk, "KubeletHasDiskPressure", "kubelet has disk pressure",
-            "KubeletHasNoDiskPressure", "kubelet has no disk pressure"),
-        ("PIDPressure", false, "KubeletHasInsufficientPID", "kubelet has insufficient PID available",
-            "KubeletHasSufficientPID", "kubelet has sufficient PID available"),
-        ("Ready", ready, "KubeletReady", "kubelet is posting ready status",
-            "KubeletNotReady", not_ready.as_str()),
+        (
+            "MemoryPressure",
+            low_memory,
+            "KubeletHasInsufficientMemory",
+            "kubelet has insufficient memory available",
+            "KubeletHasSufficientMemory",
+            "kubelet has sufficient memory available",
+        ),
+        (
+            "DiskPressure",
+            low_disk,
+            "KubeletHasDiskPressure",
+            "kubelet has disk pressure",
+            "KubeletHasNoDiskPressure",
+            "kubelet has no disk pressure",
+        ),
+        (
+            "PIDPressure",
+            false,
+            "KubeletHasInsufficientPID",
+            "kubelet has insufficient PID available",
+            "KubeletHasSufficientPID",
+            "kubelet has sufficient PID available",
+        ),
+        (
+            "Ready",
+            ready,
+            "KubeletReady",
+            "kubelet is posting ready status",
+            "KubeletNotReady",
+            not_ready.as_str(),
+        ),
     ];
     all.into_iter()
         .map(|(kind, holds, reason, message, else_reason, else_message)| {
@@ -138,7 +168,10 @@ fn info(found: &Findings) -> NodeSystemInfo {
     NodeSystemInfo {
         architecture: crate::image::architecture().into(),
         boot_id: read("/proc/sys/kernel/random/boot_id"),
-        container_runtime_version: format!("containerd://{}", found.containerd.as_deref().unwrap_or("unknown")),
+        container_runtime_version: format!(
+            "containerd://{}",
+            found.containerd.as_deref().unwrap_or("unknown")
+        ),
         kernel_version: read("/proc/sys/kernel/osrelease"),
         kube_proxy_version: String::new(),
         kubelet_version: VERSION.into(),

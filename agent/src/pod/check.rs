@@ -43,7 +43,9 @@ pub async fn check(place: &Place, c: &Container, action: &Action, timeout: Durat
                 let run = exec::run(&place.containerd, &place.root, &place.container_id, &command, timeout);
                 match run.await {
                     Ok((0, _)) => Ok(()),
-                    Ok((code, text)) if text.trim().is_empty() => Err(format!("command exited with code {code}")),
+                    Ok((code, text)) if text.trim().is_empty() => {
+                        Err(format!("command exited with code {code}"))
+                    }
                     Ok((_, text)) => Err(text),
                     Err(error) => Err(error.message),
                 }
@@ -63,7 +65,12 @@ pub async fn check(place: &Place, c: &Container, action: &Action, timeout: Durat
         .unwrap_or_else(|_| Err(format!("no answer within {}s", timeout.as_secs())))
 }
 
-fn address(place: &Place, c: &Container, host: Option<&str>, port: &IntOrString) -> Result<(String, u16), String> {
+fn address(
+    place: &Place,
+    c: &Container,
+    host: Option<&str>,
+    port: &IntOrString,
+) -> Result<(String, u16), String> {
     let host = match host.filter(|h| !h.is_empty()) {
         Some(host) => host.to_string(),
         None => place.ip.ok_or("the pod has no address")?.to_string(),
@@ -110,12 +117,19 @@ async fn http(place: &Place, c: &Container, get: &HTTPGetAction) -> Result<(), S
     let status = if get.scheme.as_deref() == Some("HTTPS") {
         let name = rustls::pki_types::ServerName::try_from(host.clone()).map_err(|e| e.to_string())?;
         let connector = tokio_rustls::TlsConnector::from(unverified::config()?);
-        let stream = connector.connect(name, stream).await.map_err(|e| format!("Get \"https://{shown}:{port}\": {e}"))?;
+        let stream = connector
+            .connect(name, stream)
+            .await
+            .map_err(|e| format!("Get \"https://{shown}:{port}\": {e}"))?;
         send(request, stream).await?
     } else {
         send(request, stream).await?
     };
-    if (200..400).contains(&status) { Ok(()) } else { Err(format!("HTTP probe failed with statuscode: {status}")) }
+    if (200..400).contains(&status) {
+        Ok(())
+    } else {
+        Err(format!("HTTP probe failed with statuscode: {status}"))
+    }
 }
 
 async fn send<S>(request: http::Request<Empty<bytes::Bytes>>, stream: S) -> Result<u16, String>
@@ -181,7 +195,9 @@ mod unverified {
         }
 
         fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
-            rustls::crypto::aws_lc_rs::default_provider().signature_verification_algorithms.supported_schemes()
+            rustls::crypto::aws_lc_rs::default_provider()
+                .signature_verification_algorithms
+                .supported_schemes()
         }
     }
 

@@ -46,22 +46,22 @@ pub fn environment(pod: &Pod, c: &Container, sources: &Sources) -> Result<IndexM
         let prefix = from.prefix.as_deref().unwrap_or_default();
         if let Some(r) = &from.config_map_ref {
             match sources.config_maps.get(&r.name).and_then(Option::as_ref) {
-                Some(map) => all.extend(
-                    map.data.iter().flatten().map(|(k, v)| (format!("{prefix}{k}"), v.clone())),
-                ),
+                Some(map) => {
+                    all.extend(map.data.iter().flatten().map(|(k, v)| (format!("{prefix}{k}"), v.clone())))
+                }
                 None if r.optional == Some(true) => {}
                 None => return Err(format!("configmap \"{}\" not found", r.name)),
             }
         }
         if let Some(r) = &from.secret_ref {
             match sources.secrets.get(&r.name).and_then(Option::as_ref) {
-                Some(secret) => all.extend(
-                    secret
-                        .data
-                        .iter()
-                        .flatten()
-                        .map(|(k, v)| (format!("{prefix}{k}"), String::from_utf8_lossy(&v.0).into_owned())),
-                ),
+                Some(secret) => {
+                    all.extend(
+                        secret.data.iter().flatten().map(|(k, v)| {
+                            (format!("{prefix}{k}"), String::from_utf8_lossy(&v.0).into_owned())
+                        }),
+                    )
+                }
                 None if r.optional == Some(true) => {}
                 None => return Err(format!("secret \"{}\" not found", r.name)),
             }
@@ -87,7 +87,10 @@ pub fn environment(pod: &Pod, c: &Container, sources: &Sources) -> Result<IndexM
                         .map(|v| String::from_utf8_lossy(&v.0).into_owned());
                     required(value, secret.is_some(), r.optional, "secret", namespace(pod), &r.name, &r.key)?
                 } else {
-                    return Err(format!("the source of variable {} is not supported on this node", variable.name));
+                    return Err(format!(
+                        "the source of variable {} is not supported on this node",
+                        variable.name
+                    ));
                 }
             }
         };
@@ -124,7 +127,9 @@ fn service_variables(namespace: &str, links: bool, services: &[Service], all: &m
         let (Some(service_name), Some(spec)) = (&service.metadata.name, &service.spec) else { continue };
         let home = service.metadata.namespace.as_deref().unwrap_or_default();
         let api = home == "default" && service_name == "kubernetes";
-        let Some(ip) = spec.cluster_ip.as_deref().filter(|ip| !ip.is_empty() && *ip != "None") else { continue };
+        let Some(ip) = spec.cluster_ip.as_deref().filter(|ip| !ip.is_empty() && *ip != "None") else {
+            continue;
+        };
         let Some(first) = spec.ports.as_ref().and_then(|p| p.first()) else { continue };
         if !api && !(links && home == namespace) {
             continue;
@@ -199,9 +204,7 @@ pub fn field_value(pod: &Pod, sources: &Sources, path: &str) -> Result<String, S
         "metadata.labels" => lines(&meta.labels),
         "metadata.annotations" => lines(&meta.annotations),
         "spec.nodeName" => sources.node_name.clone(),
-        "spec.serviceAccountName" => {
-            spec.and_then(|s| s.service_account_name.clone()).unwrap_or_default()
-        }
+        "spec.serviceAccountName" => spec.and_then(|s| s.service_account_name.clone()).unwrap_or_default(),
         "status.hostIP" => sources.node_ip.map(|ip| ip.to_string()).unwrap_or_default(),
         "status.hostIPs" => ips(sources.node_ip.as_slice()),
         "status.podIP" => sources.pod_ips.first().map(ToString::to_string).unwrap_or_default(),

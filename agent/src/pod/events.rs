@@ -48,7 +48,14 @@ impl Recorder {
     }
 
     /// About a pod, or about one of its containers.
-    pub fn pod(&self, pod: &Pod, container_name: Option<&str>, kind: &'static str, reason: &str, message: String) {
+    pub fn pod(
+        &self,
+        pod: &Pod,
+        container_name: Option<&str>,
+        kind: &'static str,
+        reason: &str,
+        message: String,
+    ) {
         let path = container_name.map(|c| {
             let role = pod.spec.as_ref().and_then(|s| container(s, c)).map_or(Role::Main, |(role, _)| role);
             let list = if role == Role::Main { "containers" } else { "initContainers" };
@@ -121,8 +128,7 @@ async fn write_all(api: DynApi, node: String, mut told: mpsc::Receiver<Told>) {
                 }
             }
             let document = document(&event, &node);
-            let (namespace, name) =
-                (document.metadata.namespace.clone(), document.metadata.name.clone());
+            let (namespace, name) = (document.metadata.namespace.clone(), document.metadata.name.clone());
             api.create_as(&document).await?;
             written.insert(key.clone(), (namespace.unwrap_or_default(), name.unwrap_or_default(), 1));
             Ok::<(), kontiki_proto::Status>(())

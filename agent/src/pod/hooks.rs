@@ -40,7 +40,13 @@ pub async fn post_start(s: &Starting) {
     };
     if let Err(why) = outcome {
         let name = &s.container.name;
-        s.ctx.events.pod(&s.pod, Some(name), "Warning", "FailedPostStartHook", format!("PostStartHook failed: {why}"));
+        s.ctx.events.pod(
+            &s.pod,
+            Some(name),
+            "Warning",
+            "FailedPostStartHook",
+            format!("PostStartHook failed: {why}"),
+        );
         s.ctx.events.pod(&s.pod, Some(name), "Normal", "Killing", "FailedPostStartHook".into());
         if let Err(error) = s.ctx.containerd.kill(&id, "", libc::SIGKILL, true).await {
             tracing::warn!(%error, container = id, "a container whose postStart hook failed was not killed");
@@ -56,7 +62,13 @@ pub async fn pre_stop(ctx: &Arc<Ctx>, pod: &Pod, c: &Container, place: &Place, g
     }
     let began = tokio::time::Instant::now();
     if let Err(why) = run(place, c, hook, grace).await {
-        ctx.events.pod(pod, Some(&c.name), "Warning", "FailedPreStopHook", format!("PreStopHook failed: {why}"));
+        ctx.events.pod(
+            pod,
+            Some(&c.name),
+            "Warning",
+            "FailedPreStopHook",
+            format!("PreStopHook failed: {why}"),
+        );
     }
     grace.saturating_sub(began.elapsed()).max(Duration::from_secs(2))
 }

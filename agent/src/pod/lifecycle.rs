@@ -45,7 +45,8 @@ pub(super) async fn prepare(w: &mut Worker) -> Result<(), Failure> {
             .map_err(sandbox_failure)?
     };
     cgroup::make_pod(&w.ctx.pod_cgroup(uid(&pod)), qos::pod_limits(spec));
-    let dns = sandbox::Dns { server: w.ctx.options.cluster_dns, domain: w.ctx.options.cluster_domain.clone() };
+    let dns =
+        sandbox::Dns { server: w.ctx.options.cluster_dns, domain: w.ctx.options.cluster_domain.clone() };
     sandbox::write_etc(&w.dir, &pod, &w.ctx.options.node_name, &w.ips, &dns).map_err(sandbox_failure)?;
     hold_inputs(w);
     volumes(w).await?;
@@ -77,9 +78,11 @@ fn hold_inputs(w: &mut Worker) {
         let made = path
             .parent()
             .map_or(Ok(()), std::fs::create_dir_all)
-            .and_then(|()| match nix::unistd::mkfifo(&path, nix::sys::stat::Mode::from_bits_truncate(0o600)) {
-                Err(nix::errno::Errno::EEXIST) | Ok(()) => Ok(()),
-                Err(errno) => Err(errno.into()),
+            .and_then(|()| {
+                match nix::unistd::mkfifo(&path, nix::sys::stat::Mode::from_bits_truncate(0o600)) {
+                    Err(nix::errno::Errno::EEXIST) | Ok(()) => Ok(()),
+                    Err(errno) => Err(errno.into()),
+                }
             })
             .and_then(|()| std::fs::OpenOptions::new().read(true).write(true).open(&path));
         match made {
@@ -96,7 +99,9 @@ pub(super) async fn tear_down(w: &mut Worker) -> Result<(), Failure> {
     let failure = |error: &dyn std::fmt::Display| ("FailedKillPod", format!("error killing pod: {error}"));
     let uid = uid(&w.pod).to_string();
     w.inputs.clear();
-    for found in w.ctx.containerd.containers(Some((super::start::LABEL_UID, &uid))).await.map_err(|e| failure(&e))? {
+    for found in
+        w.ctx.containerd.containers(Some((super::start::LABEL_UID, &uid))).await.map_err(|e| failure(&e))?
+    {
         w.ctx.containerd.remove(&found.id).await.map_err(|e| failure(&e))?;
     }
     let network = w.ctx.network.borrow().clone();

@@ -52,7 +52,9 @@ impl Manager {
                 Ok(pod) => {
                     self.ensure(pod);
                 }
-                Err(error) => tracing::warn!(%error, pod = known, "a pod on disk is not readable; it waits for the API"),
+                Err(error) => {
+                    tracing::warn!(%error, pod = known, "a pod on disk is not readable; it waits for the API")
+                }
             }
         }
     }
@@ -94,7 +96,10 @@ impl Manager {
     async fn follow_api(&self) {
         let mut pause = Duration::from_millis(200);
         while !self.shutdown.is_cancelled() {
-            let outcome = self.list_and_watch(&mut pause).await;
+            let outcome = tokio::select! {
+                outcome = self.list_and_watch(&mut pause) => outcome,
+                () = self.shutdown.cancelled() => return,
+            };
             if let Err(error) = outcome {
                 tracing::debug!(%error, "the pods of this node cannot be watched; trying again");
             }

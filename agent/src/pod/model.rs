@@ -62,9 +62,7 @@ impl Attempt {
 /// The back-off the next attempt carries: none after the first end, then 10 s, doubling up to 5 min.
 pub fn next_backoff(previous: Option<&Attempt>) -> u32 {
     match previous {
-        Some(p) if p.exit.is_some() && !p.ran_long() => {
-            (p.backoff * 2).clamp(FIRST_DELAY, LONGEST_DELAY)
-        }
+        Some(p) if p.exit.is_some() && !p.ran_long() => (p.backoff * 2).clamp(FIRST_DELAY, LONGEST_DELAY),
         _ => 0,
     }
 }
@@ -164,7 +162,9 @@ pub fn restarts(spec: &PodSpec, role: Role, container: &Container, exit: &Exit) 
 
 /// A fingerprint of what cannot change without a restart: of a running pod's containers the image alone may.
 pub fn definition(container: &Container) -> String {
-    hex::encode(&Sha256::digest(format!("{}\0{}", container.name, container.image.as_deref().unwrap_or("")))[..8])
+    hex::encode(
+        &Sha256::digest(format!("{}\0{}", container.name, container.image.as_deref().unwrap_or("")))[..8],
+    )
 }
 
 /// The id of an attempt's container: the same for the same attempt, so that trying again finds what is there.

@@ -111,9 +111,7 @@ pub fn run_out(spec: &PodSpec, containers: &Containers) -> bool {
         exit.is_some_and(|exit| !restarts(spec, role, c, exit))
     };
     let init_failed = members(spec).any(|(role, c)| {
-        role == Role::Init
-            && for_good(role, c)
-            && !containers.get(&c.name).is_some_and(Observed::succeeded)
+        role == Role::Init && for_good(role, c) && !containers.get(&c.name).is_some_and(Observed::succeeded)
     });
     init_failed || spec.containers.iter().all(|c| for_good(Role::Main, c))
 }
@@ -330,11 +328,7 @@ mod tests {
         check(&pod, [], &[start("s")]);
         check(&pod, [running(&pod, "s")], &[start("i")]);
         check(&pod, [running(&pod, "s"), exited(&pod, "i", 0)], &[start("a")]);
-        check(
-            &pod,
-            [exited(&pod, "s", 1), exited(&pod, "i", 0), running(&pod, "a")],
-            &[start("s")],
-        );
+        check(&pod, [exited(&pod, "s", 1), exited(&pod, "i", 0), running(&pod, "a")], &[start("s")]);
     }
 
     #[test]
@@ -365,12 +359,8 @@ mod tests {
     #[test]
     fn a_failed_start_waits_for_its_retry_and_holds_up_no_other() {
         let pod = pod("Always", &[], &["a", "b"]);
-        let trouble = Trouble {
-            reason: "ErrImagePull".into(),
-            message: String::new(),
-            retry_at: at(120),
-            delay: 20,
-        };
+        let trouble =
+            Trouble { reason: "ErrImagePull".into(), message: String::new(), retry_at: at(120), delay: 20 };
         let a = Observed { trouble: Some(trouble), ..Observed::default() };
         let containers = Containers::from([("a".to_string(), a)]);
         let plan = plan(&view(&pod, &containers));
@@ -387,8 +377,7 @@ mod tests {
     #[test]
     fn deleting_stops_the_containers_then_tears_down_then_removes() {
         let mut pod = pod("Always", &["s*", "t*"], &["a", "b"]);
-        pod.metadata.deletion_timestamp =
-            Some(k8s_openapi::apimachinery::pkg::apis::meta::v1::Time(at(90)));
+        pod.metadata.deletion_timestamp = Some(k8s_openapi::apimachinery::pkg::apis::meta::v1::Time(at(90)));
         let all = Containers::from(["s", "t", "a", "b"].map(|n| running(&pod, n)));
         assert_eq!(stops(&plan(&view(&pod, &all))), ["b", "a"]);
         let sidecars = Containers::from(["s", "t"].map(|n| running(&pod, n)));

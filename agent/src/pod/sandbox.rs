@@ -206,11 +206,8 @@ fn resolv_conf(pod: &Pod, dns: &Dns, host: &str) -> String {
         _ => {
             servers.push(dns.server.to_string());
             let domain = &dns.domain;
-            searches = vec![
-                format!("{}.svc.{domain}", namespace(pod)),
-                format!("svc.{domain}"),
-                domain.clone(),
-            ];
+            searches =
+                vec![format!("{}.svc.{domain}", namespace(pod)), format!("svc.{domain}"), domain.clone()];
             options.push("ndots:5".into());
         }
     }
@@ -249,15 +246,15 @@ mod tests {
         let mut spec = spec;
         spec["containers"] = json!([]);
         let pod: Pod =
-            serde_json::from_value(json!({"metadata": {"name": "p", "namespace": "d"}, "spec": spec})).unwrap();
+            serde_json::from_value(json!({"metadata": {"name": "p", "namespace": "d"}, "spec": spec}))
+                .unwrap();
         let dns = Dns { server: "10.96.0.10".parse().unwrap(), domain: "cluster.local".into() };
         resolv_conf(&pod, &dns, "nameserver 192.0.2.1\nsearch example.org\n")
     }
 
     #[test]
     fn the_dns_policy_says_who_is_asked() {
-        let cluster =
-            "search d.svc.cluster.local svc.cluster.local cluster.local\nnameserver 10.96.0.10\noptions ndots:5\n";
+        let cluster = "search d.svc.cluster.local svc.cluster.local cluster.local\nnameserver 10.96.0.10\noptions ndots:5\n";
         let node = "search example.org\nnameserver 192.0.2.1\n";
         assert_eq!(resolve(json!({})), cluster);
         assert_eq!(resolve(json!({"hostNetwork": true})), node);

@@ -126,7 +126,8 @@ async fn credentials(s: &Starting, name: &str) -> Vec<oci_client::secrets::Regis
         let read = s.ctx.objects.secret(namespace(&s.pod), &secret.name).await;
         let data = read.ok().flatten().and_then(|s| s.data).unwrap_or_default();
         if data.is_empty() {
-            let message = format!("Unable to retrieve the image pull secret {}; the image pull may fail", secret.name);
+            let message =
+                format!("Unable to retrieve the image pull secret {}; the image pull may fail", secret.name);
             s.ctx.events.pod(&s.pod, None, "Warning", "FailedToRetrieveImagePullSecret", message);
         }
         for key in [".dockerconfigjson", ".dockercfg"] {
@@ -181,7 +182,13 @@ async fn clean(s: &Starting, id: &str) {
     s.dir.discard(&s.container.name, s.number);
 }
 
-async fn make(s: &Starting, image: &Image, sources: &Sources, id: &str, lease: &str) -> Result<(), StartError> {
+async fn make(
+    s: &Starting,
+    image: &Image,
+    sources: &Sources,
+    id: &str,
+    lease: &str,
+) -> Result<(), StartError> {
     let pod_spec = s.pod.spec.as_ref().ok_or_else(|| config("the pod has no spec"))?;
     let mounts = s.ctx.containerd.prepare_snapshot(lease, id, &image.chain).await.map_err(create)?;
     let container = assemble(s, pod_spec, image, sources, &Layers::of(&mounts), id)?;
@@ -249,9 +256,15 @@ async fn make(s: &Starting, image: &Image, sources: &Sources, id: &str, lease: &
 fn is_the_containers(error: &RuntimeError) -> bool {
     let text = &error.message;
     text.contains("OCI runtime")
-        && ["executable file not found", "no such file or directory", "permission denied", "is a directory", "exec format error"]
-            .iter()
-            .any(|cause| text.contains(cause))
+        && [
+            "executable file not found",
+            "no such file or directory",
+            "permission denied",
+            "is a directory",
+            "exec format error",
+        ]
+        .iter()
+        .any(|cause| text.contains(cause))
 }
 
 /// A container that reads gets a FIFO that the agent holds open, or it would see its end at once.
@@ -369,7 +382,8 @@ fn mounts(
     }
     let message = s.dir.message(&s.container.name, s.number);
     super::dirs::write(&message, b"").map_err(create)?;
-    std::fs::set_permissions(&message, std::os::unix::fs::PermissionsExt::from_mode(0o666)).map_err(create)?;
+    std::fs::set_permissions(&message, std::os::unix::fs::PermissionsExt::from_mode(0o666))
+        .map_err(create)?;
     let message_path = s.container.termination_message_path.as_deref().unwrap_or("/dev/termination-log");
     let mut own = vec![
         (s.dir.etc("hosts"), "/etc/hosts"),

@@ -65,7 +65,10 @@ fn phase(view: &View, spec: &PodSpec, old: &PodStatus) -> (String, Option<(Strin
         return (end.into(), None);
     }
     if past_deadline(view) {
-        let why = ("DeadlineExceeded".to_string(), "Pod was active on the node longer than the specified deadline".to_string());
+        let why = (
+            "DeadlineExceeded".to_string(),
+            "Pod was active on the node longer than the specified deadline".to_string(),
+        );
         return ("Failed".into(), Some(why));
     }
     let observed = |c: &Container| view.containers.get(&c.name);
@@ -118,9 +121,7 @@ fn container_status(view: &View, spec: &PodSpec, role: Role, c: &Container, phas
                     );
                     waiting("CrashLoopBackOff", Some(message))
                 }
-                (_, Some(end)) => {
-                    ContainerState { terminated: Some(end), ..ContainerState::default() }
-                }
+                (_, Some(end)) => ContainerState { terminated: Some(end), ..ContainerState::default() },
                 (_, None) => waiting("ContainerCreating", None),
             }
         }
@@ -235,12 +236,8 @@ fn conditions(
         set("Initialized", false, Some("ContainersNotInitialized"), Some(message));
     }
 
-    let unready = main
-        .unwrap_or_default()
-        .iter()
-        .filter(|s| !s.ready)
-        .map(|s| s.name.clone())
-        .collect::<Vec<_>>();
+    let unready =
+        main.unwrap_or_default().iter().filter(|s| !s.ready).map(|s| s.name.clone()).collect::<Vec<_>>();
     let (ready, reason, message) = match phase {
         "Succeeded" => (false, Some("PodCompleted"), None),
         "Failed" => (false, Some("PodFailed"), None),
@@ -258,7 +255,10 @@ fn conditions(
         .flatten()
         .filter(|gate| !old.iter().any(|c| c.type_ == gate.condition_type && c.status == "True"))
         .map(|gate| {
-            format!("corresponding condition of pod readiness gate \"{}\" does not exist or is not true", gate.condition_type)
+            format!(
+                "corresponding condition of pod readiness gate \"{}\" does not exist or is not true",
+                gate.condition_type
+            )
         })
         .collect::<Vec<_>>();
     if ready && !gates.is_empty() {
@@ -281,13 +281,17 @@ pub fn same(a: &PodStatus, b: &PodStatus) -> bool {
         sort(&mut s.conditions);
         (
             (s.phase, s.reason, s.message, s.conditions, s.host_ip, s.pod_ip, s.pod_ips),
-            (s.container_statuses, s.init_container_statuses, s.qos_class, s.start_time, s.observed_generation),
+            (
+                s.container_statuses,
+                s.init_container_statuses,
+                s.qos_class,
+                s.start_time,
+                s.observed_generation,
+            ),
         )
     };
     // Timestamps travel with a precision of seconds.
-    let rounded = |s: &PodStatus| -> serde_json::Value {
-        serde_json::to_value(s).unwrap_or_default()
-    };
+    let rounded = |s: &PodStatus| -> serde_json::Value { serde_json::to_value(s).unwrap_or_default() };
     let through = |s: &PodStatus| serde_json::from_value::<PodStatus>(rounded(s)).unwrap_or_default();
     plain(&through(a)) == plain(&through(b))
 }
@@ -350,10 +354,7 @@ mod tests {
         assert_eq!(waiting.reason.as_deref(), Some("ContainerCreating"));
         let s = of(&pod, Some(observed(attempt(0, 0, 0, None), false)));
         assert_eq!((s.phase.as_deref(), condition(&s, "Ready").status.as_str()), (Some("Running"), "False"));
-        assert_eq!(
-            condition(&s, "Ready").message.as_deref(),
-            Some("containers with unready status: [a]")
-        );
+        assert_eq!(condition(&s, "Ready").message.as_deref(), Some("containers with unready status: [a]"));
         let s = of(&pod, Some(observed(attempt(0, 0, 0, None), true)));
         assert_eq!(condition(&s, "Ready").status, "True");
         assert_eq!(condition(&s, "PodScheduled").status, "True");
@@ -362,7 +363,7 @@ mod tests {
     #[test]
     fn a_container_in_back_off_waits_and_shows_its_last_end() {
         let pod = pod("Always");
-        let s = of(&pod, Some(observed(attempt(3, 160, 90, Some((95, 7)))  , true)));
+        let s = of(&pod, Some(observed(attempt(3, 160, 90, Some((95, 7))), true)));
         let c = &s.container_statuses.as_ref().unwrap()[0];
         let waiting = c.state.as_ref().unwrap().waiting.as_ref().unwrap();
         assert_eq!(waiting.reason.as_deref(), Some("CrashLoopBackOff"));

@@ -40,7 +40,9 @@ pub async fn stop(
     match tokio::time::timeout(Duration::from_secs(10), ctx.containerd.wait(id, "")).await {
         Ok(Err(error)) if !error.is_not_found() => Err(error),
         Ok(_) => Ok(()),
-        Err(_) => Err(RuntimeError::new("killing a container", format!("container {id} did not end within 10 s"))),
+        Err(_) => {
+            Err(RuntimeError::new("killing a container", format!("container {id} did not end within 10 s")))
+        }
     }
 }
 
@@ -66,7 +68,14 @@ fn parse_signal(name: &str) -> Option<i32> {
 }
 
 /// How a stopped task ended; to be read before the task is deleted, as its cgroup goes with it.
-pub fn exit(dir: &PodDir, c: &Container, cgroup: &str, attempt: &Attempt, code: u32, at: Option<Timestamp>) -> Exit {
+pub fn exit(
+    dir: &PodDir,
+    c: &Container,
+    cgroup: &str,
+    attempt: &Attempt,
+    code: u32,
+    at: Option<Timestamp>,
+) -> Exit {
     let code = i32::try_from(code).unwrap_or(255);
     // Every container of a pod hears of an OOM; the truth is in the container's own counter.
     let oom = code == 137 && cgroup::oom_kills(cgroup) > 0;
@@ -96,14 +105,12 @@ pub fn lost() -> Exit {
 /// What the container left as its termination message, or the end of its log where it asks for that.
 fn message(dir: &PodDir, c: &Container, number: u32, failed: bool) -> String {
     let text = tail(&dir.message(&c.name, number), 4096);
-    if !text.is_empty() || !failed || c.termination_message_policy.as_deref() != Some("FallbackToLogsOnError") {
+    if !text.is_empty() || !failed || c.termination_message_policy.as_deref() != Some("FallbackToLogsOnError")
+    {
         return text;
     }
     let log = tail(&dir.log(&c.name, number), 8192);
-    let lines = log
-        .lines()
-        .filter_map(|l| l.splitn(4, ' ').nth(3))
-        .collect::<Vec<_>>();
+    let lines = log.lines().filter_map(|l| l.splitn(4, ' ').nth(3)).collect::<Vec<_>>();
     let last = lines[lines.len().saturating_sub(80)..].join("\n");
     let mut from = last.len().saturating_sub(2048);
     while !last.is_char_boundary(from) {
@@ -131,7 +138,9 @@ mod tests {
 
     #[test]
     fn signals_go_by_name_or_number() {
-        for (name, signal) in [("SIGQUIT", Some(3)), ("QUIT", Some(3)), ("9", Some(9)), ("", None), ("99", None)] {
+        for (name, signal) in
+            [("SIGQUIT", Some(3)), ("QUIT", Some(3)), ("9", Some(9)), ("", None), ("99", None)]
+        {
             assert_eq!(parse_signal(name), signal, "{name}");
         }
     }

@@ -13,7 +13,10 @@ use tokio::sync::{Notify, mpsc, watch};
 use tokio_util::sync::CancellationToken;
 
 use super::dirs::PodDir;
-use super::model::{Busy, Containers, Health, Observed, Trouble, container, members, name, namespace, next_backoff, uid};
+use super::model::{
+    Busy, Containers, Health, Observed, Trouble, container, full_name, members, name, namespace,
+    next_backoff, uid,
+};
 use super::observe;
 use super::plan::{Step, View, deleting, plan};
 use super::probe::{self, Probing, Verdict};
@@ -109,11 +112,8 @@ pub(super) struct Worker {
 impl Worker {
     fn new(ctx: Arc<Ctx>, pod: Pod, shutdown: CancellationToken) -> Worker {
         let dir = PodDir::new(&ctx.options.root_dir, uid(&pod));
-        let whose = Whose {
-            namespace: namespace(&pod).into(),
-            name: name(&pod).into(),
-            uid: uid(&pod).into(),
-        };
+        let whose =
+            Whose { namespace: namespace(&pod).into(), name: name(&pod).into(), uid: uid(&pod).into() };
         let (wishes, written) = writer::start(ctx.api.clone(), whose, shutdown);
         let started = pod.status.as_ref().and_then(|s| s.start_time.as_ref()).map(|t| t.0);
         Worker {
@@ -212,9 +212,9 @@ impl Worker {
             for step in steps.steps {
                 again |= self.act(step).await;
             }
-            self.report(Timestamp::now());
+            let soon = self.report(Timestamp::now());
             if self.gone || !again {
-                return steps.wake;
+                return [steps.wake, soon].into_iter().flatten().min();
             }
         }
         Some(Timestamp::now() + SignedDuration::from_secs(1))
@@ -272,7 +272,8 @@ impl Worker {
                 let id = attempt.container_id.clone();
                 self.ctx.owners.lock().entry(id.clone()).or_insert_with(|| uid(&pod).into());
                 let was_ready = || was_ready(&pod, &c.name, &id);
-                let health = self.health.entry(id.clone()).or_insert_with(|| observe::initial_health(c, was_ready()));
+                let health =
+                    self.health.entry(id.clone()).or_insert_with(|| observe::initial_health(c, was_ready()));
                 observed.health = health.clone();
                 // Until its postStart hook is done, a container has not started.
                 observed.health.started &= busy != Some(Busy::Starting);
@@ -447,34 +448,72 @@ impl Worker {
         }
     }
 
-    /// Tells the API what there is, where it does not know.
-    fn report(&mut self, now: Timestamp) {
-        for trouble in self.troubles.values_mut() {
-            let since = trouble.retry_at - SignedDuration::from_secs(trouble.delay.into());
-            if trouble.reason == "ErrImagePull" && now.duration_since(since) > SignedDuration::from_secs(2) {
+    /// Tells the API what there is, where it does not know. Returns when there will be something else to tell.
+    fn report(&mut self, now: Timestamp) -> Option<Timestamp> {
+        let mut soon = None;
+        for trouble in self.troubles.values_mut().filter(|t| t.reason == "ErrImagePull") {
+            // The failure is shown for a moment, then that it is waited.
+            let failed_at = trouble.retry_at - SignedDuration::from_secs(trouble.delay.into());
+            let over_at = failed_at + SignedDuration::from_secs(2);
+            if over_at <= now {
                 trouble.reason = "ImagePullBackOff".into();
                 trouble.message = format!("Back-off pulling image: ErrImagePull: {}", trouble.message);
+            } else {
+                soon = Some(over_at);
             }
+        }
+        for (name, observed) in &mut self.containers {
+            observed.trouble = self.troubles.get(name).cloned();
         }
         let node = Some(self.ctx.options.node_ip);
         let addresses = Addresses { node, pod: self.ips.clone() };
         let (wanted, remove) = {
             let view = self.view(now);
-            (status(&view, &addresses), deleting(&view) && !self.removed && plan(&view).steps.contains(&Step::Remove))
+            (
+                status(&view, &addresses),
+                deleting(&view) && !self.removed && plan(&view).steps.contains(&Step::Remove),
+            )
         };
-        self.shown = Some(wanted.clone());
-        let pending = self.wishes.borrow().as_ref().filter(|_| self.writing).map(|w| {
-            if w.delete { remove } else { !remove && same(&w.status, &wanted) }
-        });
+        if let Some(shown) = self.shown.replace(wanted.clone()) {
+            self.tell_back_off(&shown, &wanted);
+        }
+        let pending = self
+            .wishes
+            .borrow()
+            .as_ref()
+            .filter(|_| self.writing)
+            .map(|w| if w.delete { remove } else { !remove && same(&w.status, &wanted) });
         let needed = remove || !same(&self.known.0, &wanted);
         if pending == Some(true) || (pending.is_none() && !needed) {
-            return;
+            return soon;
         }
         let here = |ip: &str| wanted.pod_ips.iter().flatten().any(|w| w.ip == ip);
         let stale = self.known.0.pod_ips.iter().flatten().map(|ip| ip.ip.clone()).filter(|ip| !here(ip));
         let wish = Wish { stale_ips: stale.collect(), status: wanted, delete: remove };
         self.writing = true;
         self.wishes.send_replace(Some(wish));
+        soon
+    }
+
+    /// An event when a container begins to wait for its next try.
+    fn tell_back_off(&self, before: &PodStatus, now: &PodStatus) {
+        for (name, reason) in waiting(now) {
+            if waiting(before).any(|w| w == (name, reason)) {
+                continue;
+            }
+            let spec = self.pod.spec.as_ref();
+            let image =
+                spec.and_then(|s| container(s, name)).and_then(|(_, c)| c.image.clone()).unwrap_or_default();
+            let message = match reason {
+                "ImagePullBackOff" => format!("Back-off pulling image \"{image}\""),
+                "CrashLoopBackOff" => {
+                    format!("Back-off restarting failed container {name} in pod {}", full_name(&self.pod))
+                }
+                _ => continue,
+            };
+            let kind = if reason == "CrashLoopBackOff" { "Warning" } else { "Normal" };
+            self.ctx.events.pod(&self.pod, Some(name), kind, "BackOff", message);
+        }
     }
 
     /// The object has changed.
@@ -542,15 +581,30 @@ fn merged(shown: &PodStatus, arrived: &PodStatus) -> PodStatus {
     }
 }
 
+/// The containers that wait, and why.
+fn waiting(status: &PodStatus) -> impl Iterator<Item = (&str, &str)> {
+    let lists = [&status.init_container_statuses, &status.container_statuses];
+    lists
+        .into_iter()
+        .flat_map(|l| l.iter().flatten())
+        .filter_map(|s| Some((s.name.as_str(), s.state.as_ref()?.waiting.as_ref()?.reason.as_deref()?)))
+}
+
 fn was_ready(pod: &Pod, name: &str, id: &str) -> bool {
     let status = pod.status.as_ref();
     let lists = status.into_iter().flat_map(|s| [&s.container_statuses, &s.init_container_statuses]);
-    lists
-        .flat_map(|l| l.iter().flatten())
-        .any(|s| s.name == name && s.ready && s.container_id.as_deref() == Some(&format!("containerd://{id}")))
+    lists.flat_map(|l| l.iter().flatten()).any(|s| {
+        s.name == name && s.ready && s.container_id.as_deref() == Some(&format!("containerd://{id}"))
+    })
 }
 
-fn next_trouble(before: Option<&Trouble>, reason: &str, message: String, first: u32, longest: u32) -> Trouble {
+fn next_trouble(
+    before: Option<&Trouble>,
+    reason: &str,
+    message: String,
+    first: u32,
+    longest: u32,
+) -> Trouble {
     let delay = before.map_or(first, |t| (t.delay * 2).clamp(first, longest));
     Trouble {
         reason: reason.into(),

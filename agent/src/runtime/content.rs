@@ -88,8 +88,7 @@ impl Containerd {
 
     /// A small blob, whole. One above 16 MiB is refused.
     pub async fn read_blob(&self, digest: &str) -> Result<Option<Bytes>> {
-        let request =
-            self.request(pb::ReadContentRequest { digest: digest.into(), offset: 0, size: 0 });
+        let request = self.request(pb::ReadContentRequest { digest: digest.into(), offset: 0, size: 0 });
         let Some(mut stream) = optional(call("reading a blob", self.content().read(request)).await)? else {
             return Ok(None);
         };
@@ -129,11 +128,7 @@ impl Containerd {
         let commit_labels = labels.clone();
         let messages = async_stream(reference.clone(), expected, total, commit_labels, data, failure);
         let outcome = async {
-            let mut answers = self
-                .content()
-                .write(self.leased(lease, messages))
-                .await?
-                .into_inner();
+            let mut answers = self.content().write(self.leased(lease, messages)).await?.into_inner();
             while let Some(answer) = answers.message().await? {
                 if answer.action() == pb::WriteAction::Commit {
                     return Ok(());
@@ -215,10 +210,8 @@ impl Containerd {
     }
 
     pub async fn has_snapshot(&self, key: &str) -> Result<bool> {
-        let request = self.request(snap::StatSnapshotRequest {
-            snapshotter: SNAPSHOTTER.into(),
-            key: key.into(),
-        });
+        let request =
+            self.request(snap::StatSnapshotRequest { snapshotter: SNAPSHOTTER.into(), key: key.into() });
         Ok(optional(call("looking for a snapshot", self.snapshots().stat(request)).await)?.is_some())
     }
 
@@ -236,10 +229,8 @@ impl Containerd {
         match call("preparing a snapshot", self.snapshots().prepare(request)).await {
             Ok(reply) => Ok(reply.mounts),
             Err(error) if error.is_already_exists() => {
-                let request = self.request(snap::MountsRequest {
-                    snapshotter: SNAPSHOTTER.into(),
-                    key: key.into(),
-                });
+                let request =
+                    self.request(snap::MountsRequest { snapshotter: SNAPSHOTTER.into(), key: key.into() });
                 Ok(call("reading a snapshot", self.snapshots().mounts(request)).await?.mounts)
             }
             Err(error) => Err(error),
@@ -287,20 +278,16 @@ impl Containerd {
     }
 
     pub async fn remove_snapshot(&self, key: &str) -> Result<()> {
-        let request = self.request(snap::RemoveSnapshotRequest {
-            snapshotter: SNAPSHOTTER.into(),
-            key: key.into(),
-        });
+        let request =
+            self.request(snap::RemoveSnapshotRequest { snapshotter: SNAPSHOTTER.into(), key: key.into() });
         optional(call("removing a snapshot", self.snapshots().remove(request)).await)?;
         Ok(())
     }
 
     /// Keys of the writable snapshots: containers', and unpacking that was broken off.
     pub async fn active_snapshots(&self) -> Result<Vec<String>> {
-        let request = self.request(snap::ListSnapshotsRequest {
-            snapshotter: SNAPSHOTTER.into(),
-            filters: Vec::new(),
-        });
+        let request =
+            self.request(snap::ListSnapshotsRequest { snapshotter: SNAPSHOTTER.into(), filters: Vec::new() });
         let mut stream = call("listing snapshots", self.snapshots().list(request)).await?;
         let mut keys = Vec::new();
         while let Some(part) = stream.message().await.map_err(|status| RuntimeError {
@@ -308,9 +295,7 @@ impl Containerd {
             code: status.code(),
             message: status.message().into(),
         })? {
-            keys.extend(
-                part.info.into_iter().filter(|i| i.kind() == snap::Kind::Active).map(|i| i.name),
-            );
+            keys.extend(part.info.into_iter().filter(|i| i.kind() == snap::Kind::Active).map(|i| i.name));
         }
         Ok(keys)
     }
@@ -338,29 +323,28 @@ fn async_stream(
     failed: std::sync::Arc<parking_lot::Mutex<Option<String>>>,
 ) -> impl Stream<Item = pb::WriteContentRequest> + Send + 'static {
     let (name, digest) = (reference.clone(), expected.clone());
-    let parts = data
-        .scan(0i64, move |offset, part| {
-            let message = match part {
-                Ok(part) => {
-                    let at = *offset;
-                    *offset += i64::try_from(part.len()).unwrap_or(0);
-                    Some(pb::WriteContentRequest {
-                        action: pb::WriteAction::Write.into(),
-                        r#ref: name.clone(),
-                        total,
-                        expected: digest.clone(),
-                        offset: at,
-                        data: part.to_vec(),
-                        labels: Labels::new(),
-                    })
-                }
-                Err(error) => {
-                    *failed.lock() = Some(error.to_string());
-                    None
-                }
-            };
-            futures::future::ready(message)
-        });
+    let parts = data.scan(0i64, move |offset, part| {
+        let message = match part {
+            Ok(part) => {
+                let at = *offset;
+                *offset += i64::try_from(part.len()).unwrap_or(0);
+                Some(pb::WriteContentRequest {
+                    action: pb::WriteAction::Write.into(),
+                    r#ref: name.clone(),
+                    total,
+                    expected: digest.clone(),
+                    offset: at,
+                    data: part.to_vec(),
+                    labels: Labels::new(),
+                })
+            }
+            Err(error) => {
+                *failed.lock() = Some(error.to_string());
+                None
+            }
+        };
+        futures::future::ready(message)
+    });
     let commit = pb::WriteContentRequest {
         action: pb::WriteAction::Commit.into(),
         r#ref: reference,

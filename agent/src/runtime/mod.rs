@@ -149,9 +149,7 @@ impl Containerd {
         let socket = socket.to_path_buf();
         let connector = tower::service_fn(move |_: http::Uri| {
             let socket = socket.clone();
-            async move {
-                tokio::net::UnixStream::connect(socket).await.map(hyper_util::rt::TokioIo::new)
-            }
+            async move { tokio::net::UnixStream::connect(socket).await.map(hyper_util::rt::TokioIo::new) }
         });
         let channel = Endpoint::from_static("http://containerd").connect_with_connector_lazy(connector);
         Containerd { channel, namespace: namespace.into(), runc_root: runc_root.into() }
@@ -336,11 +334,8 @@ impl Containerd {
 
     /// Closes the shim's side of a process's input.
     pub async fn close_stdin(&self, id: &str, exec: &str) -> Result<()> {
-        let request = self.request(pb::CloseIoRequest {
-            container_id: id.into(),
-            exec_id: exec.into(),
-            stdin: true,
-        });
+        let request =
+            self.request(pb::CloseIoRequest { container_id: id.into(), exec_id: exec.into(), stdin: true });
         optional(call("closing an input", self.tasks().close_io(request)).await)?;
         Ok(())
     }

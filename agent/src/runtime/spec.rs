@@ -149,7 +149,8 @@ pub fn capabilities(privileged: bool, add: &[String], drop: &[String], available
         let name = name.to_uppercase();
         if name == "ALL" || name.starts_with("CAP_") { name } else { format!("CAP_{name}") }
     };
-    let (add, drop) = (add.iter().map(normal).collect::<Vec<_>>(), drop.iter().map(normal).collect::<Vec<_>>());
+    let (add, drop) =
+        (add.iter().map(normal).collect::<Vec<_>>(), drop.iter().map(normal).collect::<Vec<_>>());
     let all = |list: &[String]| list.iter().any(|n| n == "ALL");
     ALL_CAPABILITIES
         .iter()
@@ -246,7 +247,8 @@ fn resources(c: &Container) -> Value {
     if !c.privileged {
         // null, full, zero, random, urandom, tty, and terminals.
         for (major, minor) in [(1, 3), (1, 7), (1, 5), (1, 8), (1, 9), (5, 0), (5, 2)] {
-            devices.push(json!({"allow": true, "type": "c", "major": major, "minor": minor, "access": "rwm"}));
+            devices
+                .push(json!({"allow": true, "type": "c", "major": major, "minor": minor, "access": "rwm"}));
         }
         devices.push(json!({"allow": true, "type": "c", "major": 136, "access": "rwm"}));
         devices.push(json!({"allow": true, "type": "c", "access": "m"}));
@@ -277,9 +279,8 @@ mod tests {
 
     #[test]
     fn capabilities_are_added_and_dropped_by_either_name() {
-        let caps = |add: &[&str], drop: &[&str]| {
-            capabilities(false, &names(add), &names(drop), &ALL_CAPABILITIES)
-        };
+        let caps =
+            |add: &[&str], drop: &[&str]| capabilities(false, &names(add), &names(drop), &ALL_CAPABILITIES);
         assert_eq!(caps(&[], &[]).len(), DEFAULT_CAPABILITIES.len());
         assert_eq!(caps(&["NET_ADMIN"], &["ALL"]), ["CAP_NET_ADMIN"]);
         assert_eq!(caps(&["cap_net_admin"], &["all"]), ["CAP_NET_ADMIN"]);

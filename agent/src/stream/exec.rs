@@ -167,10 +167,9 @@ async fn copy(
 
 /// The container's own process document with another command.
 async fn process(containerd: &Containerd, container: &str, wanted: &Wanted) -> Result<Vec<u8>> {
-    let found = containerd
-        .container(container)
-        .await?
-        .ok_or_else(|| RuntimeError::new("adding a process", format!("container {container} is not there")))?;
+    let found = containerd.container(container).await?.ok_or_else(|| {
+        RuntimeError::new("adding a process", format!("container {container} is not there"))
+    })?;
     let spec: Value = serde_json::from_slice(&found.spec).map_err(io_error)?;
     let mut process = spec["process"].clone();
     process["args"] = json!(wanted.command);

@@ -39,7 +39,8 @@ impl Options {
             (seconds, "") if seconds > 0 => Some(now - SignedDuration::from_secs(seconds)),
             (_, "") => None,
             (_, text) => Some(
-                text.parse().map_err(|e| Status::bad_request(format!("sinceTime {text:?} is no time: {e}")))?,
+                text.parse()
+                    .map_err(|e| Status::bad_request(format!("sinceTime {text:?} is no time: {e}")))?,
             ),
         };
         Ok(Options {
@@ -94,7 +95,8 @@ fn parse(line: &[u8]) -> Option<Record> {
 /// a thread of its own. Ends when the receiver is gone.
 pub fn send(path: &Path, options: &Options, ended: impl Fn() -> bool, to: &mpsc::Sender<Vec<u8>>) {
     let mut reader = Reader::open(path);
-    let mut out = Out { options: options.clone(), to, pending: Vec::new(), line_began: true, left: options.limit };
+    let mut out =
+        Out { options: options.clone(), to, pending: Vec::new(), line_began: true, left: options.limit };
     if let Some(tail) = options.tail {
         let mut last = VecDeque::new();
         let mut lines = 0;

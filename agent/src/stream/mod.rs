@@ -60,7 +60,13 @@ async fn listen_to(client: Client, index: usize, ctx: Arc<Ctx>, limit: Arc<Semap
     }
 }
 
-fn answer_command(client: &Client, index: usize, ctx: &Arc<Ctx>, limit: &Arc<Semaphore>, command: NodeCommand) {
+fn answer_command(
+    client: &Client,
+    index: usize,
+    ctx: &Arc<Ctx>,
+    limit: &Arc<Semaphore>,
+    command: NodeCommand,
+) {
     let Ok(permit) = limit.clone().try_acquire_owned() else {
         // The server waits in vain, and says so to its client.
         tracing::warn!("too many streams are being served; one was refused");

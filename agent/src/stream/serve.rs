@@ -30,12 +30,14 @@ pub async fn serve(mut nodes: NodesClient<Service>, ctx: Arc<Ctx>, command: Node
     if frames.send(first).await.is_err() {
         return;
     }
-    let mut inputs = match tokio::time::timeout(Duration::from_secs(10), nodes.serve(ReceiverStream::new(outgoing))).await {
-        Ok(Ok(answer)) => answer.into_inner(),
-        // Nobody waits for the answer any more.
-        Ok(Err(error)) => return tracing::debug!(%error, "a server did not take an answer"),
-        Err(_) => return,
-    };
+    let mut inputs =
+        match tokio::time::timeout(Duration::from_secs(10), nodes.serve(ReceiverStream::new(outgoing))).await
+        {
+            Ok(Ok(answer)) => answer.into_inner(),
+            // Nobody waits for the answer any more.
+            Ok(Err(error)) => return tracing::debug!(%error, "a server did not take an answer"),
+            Err(_) => return,
+        };
     let outcome = match command.command {
         Some(Command::Logs(logs)) => send_log(&ctx, logs, &frames, &mut inputs).await,
         Some(Command::Exec(exec)) => run(&ctx, exec, &frames, &mut inputs).await,
@@ -112,7 +114,9 @@ async fn run(ctx: &Ctx, exec: NodeExec, frames: &Frames, inputs: &mut Inputs) ->
         Status::bad_request(format!("container {} of pod {} is not running", start.container, start.pod))
     })?;
     let wanted = Wanted { command: start.command.clone(), stdin: start.stdin, tty: start.tty };
-    let failed = |e: crate::runtime::RuntimeError| Status::internal(format!("error executing command in container: {e}"));
+    let failed = |e: crate::runtime::RuntimeError| {
+        Status::internal(format!("error executing command in container: {e}"))
+    };
     let started = exec::start(&ctx.containerd, &ctx.options.root_dir, &attempt.container_id, &wanted).await;
     let (mut process, mut outputs, finish) = started.map_err(failed)?;
     let frame = |output: Output| match output {
@@ -183,7 +187,8 @@ fn exit_status(code: u32) -> Status {
         return Status::success();
     }
     let message = format!("command terminated with non-zero exit code: exit status {code}");
-    let mut status = Status::failure(500, "NonZeroExitCode", message).with_cause("ExitCode", &code.to_string(), "");
+    let mut status =
+        Status::failure(500, "NonZeroExitCode", message).with_cause("ExitCode", &code.to_string(), "");
     status.code = 0;
     status
 }
@@ -194,7 +199,9 @@ async fn forward_port(
     frames: &Frames,
     inputs: &mut Inputs,
 ) -> Result<Status, Status> {
-    let refused = |why: String| Status::failure(500, "InternalError", format!("error forwarding port {}: {why}", forward.port));
+    let refused = |why: String| {
+        Status::failure(500, "InternalError", format!("error forwarding port {}: {why}", forward.port))
+    };
     let netns = PodDir::new(&ctx.options.root_dir, &forward.pod_uid).namespace("net");
     let port = u16::try_from(forward.port).map_err(|e| refused(e.to_string()))?;
     // The socket belongs to the namespace it is made in, and stays in it.

@@ -29,7 +29,11 @@ pub fn check(path: &str, kind: &str) -> Result<PathBuf, String> {
         "BlockDevice" => found.is_block_device(),
         other => return Err(format!("hostPath type {other} is not known")),
     };
-    if fits { Ok(target) } else { Err(format!("hostPath type check failed: {path} is not {}", article(kind))) }
+    if fits {
+        Ok(target)
+    } else {
+        Err(format!("hostPath type check failed: {path} is not {}", article(kind)))
+    }
 }
 
 fn article(kind: &str) -> &'static str {

@@ -162,7 +162,13 @@ fn empty_dir(path: &Path, memory: bool, size: Option<i64>, group: Option<u32>) -
     if memory && !is_mount_point(path) {
         let size = size.map(|s| format!(",size={s}")).unwrap_or_default();
         let options = format!("mode=0777{size}");
-        mount(Some("tmpfs"), path, Some("tmpfs"), MsFlags::MS_NOSUID | MsFlags::MS_NODEV, Some(options.as_str()))?;
+        mount(
+            Some("tmpfs"),
+            path,
+            Some("tmpfs"),
+            MsFlags::MS_NOSUID | MsFlags::MS_NODEV,
+            Some(options.as_str()),
+        )?;
     }
     if fresh {
         // New files get the directory's group where the pod has one.

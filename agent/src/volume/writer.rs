@@ -34,7 +34,8 @@ pub fn write(dir: &Path, files: &Files, group: Option<u32>) -> io::Result<bool> 
     std::fs::create_dir_all(dir)?;
     std::fs::set_permissions(dir, std::fs::Permissions::from_mode(0o777))?;
     let current = std::fs::read_link(dir.join(DATA)).ok();
-    let same = current.as_ref().is_some_and(|c| read(&dir.join(c)).is_ok_and(|old| old == with_group(files, group)));
+    let same =
+        current.as_ref().is_some_and(|c| read(&dir.join(c)).is_ok_and(|old| old == with_group(files, group)));
     if !same {
         let name = format!("..{}", uuid::Uuid::new_v4().simple());
         let fresh = dir.join(&name);
@@ -65,7 +66,10 @@ pub fn write(dir: &Path, files: &Files, group: Option<u32>) -> io::Result<bool> 
 
 fn with_group(files: &Files, group: Option<u32>) -> Files {
     let readable = if group.is_some() { 0o040 } else { 0 };
-    files.iter().map(|(p, f)| (p.clone(), File { content: f.content.clone(), mode: f.mode | readable })).collect()
+    files
+        .iter()
+        .map(|(p, f)| (p.clone(), File { content: f.content.clone(), mode: f.mode | readable }))
+        .collect()
 }
 
 /// Visible links as wanted, and no directory but the current one.

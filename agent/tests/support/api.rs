@@ -8,8 +8,8 @@ use async_trait::async_trait;
 use bytes::Bytes;
 use futures::StreamExt;
 use kontiki_proto::api::{
-    Api, DeleteOptions, Event, EventType, GetOptions, List, ListOptions, PatchType, WatchOptions, WatchStream,
-    WriteOptions,
+    Api, DeleteOptions, Event, EventType, GetOptions, List, ListOptions, PatchType, WatchOptions,
+    WatchStream, WriteOptions,
 };
 use kontiki_proto::{Registry, Status, Target};
 use parking_lot::Mutex;
@@ -73,7 +73,8 @@ impl FakeApi {
         let meta = &object["metadata"];
         let text = |f: &str| meta[f].as_str().unwrap_or_default().to_string();
         let key = (resource.to_string(), text("namespace"), text("name"));
-        let kind = if self.state.lock().objects.contains_key(&key) { EventType::Modified } else { EventType::Added };
+        let kind =
+            if self.state.lock().objects.contains_key(&key) { EventType::Modified } else { EventType::Added };
         self.write(key, kind, object);
     }
 
@@ -215,7 +216,8 @@ impl Api for FakeApi {
         let name = object["metadata"]["name"].as_str().unwrap().to_string();
         let key = (target.resource.to_string(), target.namespace.to_string(), name.clone());
         if self.state.lock().objects.contains_key(&key) {
-            let row = Registry::builtin().find(&target.group, &target.version, &target.resource).unwrap().clone();
+            let row =
+                Registry::builtin().find(&target.group, &target.version, &target.resource).unwrap().clone();
             return Err(Status::already_exists(&row, &name));
         }
         Ok(bytes(&self.write(key, EventType::Added, object)))
@@ -243,8 +245,13 @@ impl Api for FakeApi {
         let patch = parse(&body);
         let wanted = &patch["metadata"]["uid"];
         if !wanted.is_null() && *wanted != old["metadata"]["uid"] {
-            let row = Registry::builtin().find(&target.group, &target.version, &target.resource).unwrap().clone();
-            return Err(Status::conflict(&row, &target.name, "Precondition failed: UID in precondition differs"));
+            let row =
+                Registry::builtin().find(&target.group, &target.version, &target.resource).unwrap().clone();
+            return Err(Status::conflict(
+                &row,
+                &target.name,
+                "Precondition failed: UID in precondition differs",
+            ));
         }
         let mut new = old.clone();
         merge(&mut new, &patch, kind == PatchType::StrategicMerge);

@@ -45,7 +45,8 @@ where
         return println!("skipped: needs root");
     }
     for program in ["containerd", "runc", "docker-registry", "ip", "nft"] {
-        let found = Command::new("sh").args(["-c", &format!("command -v {program}")]).stdout(Stdio::null()).status();
+        let found =
+            Command::new("sh").args(["-c", &format!("command -v {program}")]).stdout(Stdio::null()).status();
         if !found.is_ok_and(|s| s.success()) {
             return println!("skipped: {program} is not installed");
         }
@@ -55,13 +56,15 @@ where
     }
     let _ = rustls::crypto::aws_lc_rs::default_provider().install_default();
     if std::env::var_os("RUST_LOG").is_some() {
-        let _ = tracing_subscriber::fmt().with_env_filter(tracing_subscriber::EnvFilter::from_default_env()).try_init();
+        let _ = tracing_subscriber::fmt()
+            .with_env_filter(tracing_subscriber::EnvFilter::from_default_env())
+            .try_init();
     }
     // All threads of the runtime are children of this one, and so are containerd and the registry.
     std::thread::spawn(move || {
         nix::sched::unshare(nix::sched::CloneFlags::CLONE_NEWNET).unwrap();
         sh("ip link set lo up");
-        sh(&format!("ip link add kontiki0 type dummy && ip addr add {NODE_IP}/24 dev kontiki0 && ip link set kontiki0 up"));
+        sh(&format!("ip link add kontiki0 type veth peer name kontiki1 && ip link set kontiki1 up && ip addr add {NODE_IP}/24 dev kontiki0 && ip link set kontiki0 up"));
         let runtime =
             tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().unwrap();
         runtime.block_on(async {
@@ -154,7 +157,11 @@ impl TestNode {
         );
         let config = self.path().join("containerd.toml");
         std::fs::write(&config, text).unwrap();
-        let log = std::fs::File::options().create(true).append(true).open(self.path().join("containerd.log")).unwrap();
+        let log = std::fs::File::options()
+            .create(true)
+            .append(true)
+            .open(self.path().join("containerd.log"))
+            .unwrap();
         let child = Command::new("containerd")
             .arg("--config")
             .arg(&config)
@@ -234,12 +241,15 @@ impl TestNode {
                 }
             }
         }
-        self.api.put("pods", json!({
-            "apiVersion": "v1", "kind": "Pod",
-            "metadata": {"name": name, "namespace": "default", "uid": uid, "labels": {"app": name}},
-            "spec": spec,
-            "status": {"phase": "Pending", "conditions": [{"type": "PodScheduled", "status": "True"}]},
-        }));
+        self.api.put(
+            "pods",
+            json!({
+                "apiVersion": "v1", "kind": "Pod",
+                "metadata": {"name": name, "namespace": "default", "uid": uid, "labels": {"app": name}},
+                "spec": spec,
+                "status": {"phase": "Pending", "conditions": [{"type": "PodScheduled", "status": "True"}]},
+            }),
+        );
         uid
     }
 
@@ -311,20 +321,43 @@ impl TestNode {
         }
     }
 
+    /// The last records of a pod go right after its object.
+    pub async fn leaves_nothing(&self) {
+        let deadline = Instant::now() + Duration::from_secs(10);
+        while !self.leftovers().is_empty() {
+            assert!(Instant::now() < deadline, "left behind: {:#?}", self.leftovers());
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+    }
+
     /// What is still on the machine below the node's directory or cgroup.
     pub fn leftovers(&self) -> Vec<String> {
         let mut left = Vec::new();
         let pods = self.options().root_dir.join("pods");
-        left.extend(std::fs::read_dir(&pods).into_iter().flatten().flatten().map(|e| e.path().display().to_string()));
+        left.extend(
+            std::fs::read_dir(&pods).into_iter().flatten().flatten().map(|e| e.path().display().to_string()),
+        );
         let mounts = std::fs::read_to_string("/proc/self/mountinfo").unwrap();
         let dir = self.path().display().to_string();
-        left.extend(mounts.lines().filter(|l| l.contains(&dir) && !l.contains("/containerd/")).map(String::from));
+        left.extend(
+            mounts.lines().filter(|l| l.contains(&dir) && !l.contains("/containerd/")).map(String::from),
+        );
         left.extend(self.cgroup_directories().into_iter().flat_map(|d| {
-            std::fs::read_dir(d).into_iter().flatten().flatten().filter(|e| e.path().is_dir()).map(|e| e.path().display().to_string())
+            std::fs::read_dir(d)
+                .into_iter()
+                .flatten()
+                .flatten()
+                .filter(|e| e.path().is_dir())
+                .map(|e| e.path().display().to_string())
         }));
         for pid in processes() {
-            let command = std::fs::read_to_string(format!("/proc/{pid}/cmdline")).unwrap_or_default().replace('\0', " ");
-            if command.contains(&dir) && !command.starts_with("containerd --config") && !command.starts_with("docker-registry") {
+            let command = std::fs::read_to_string(format!("/proc/{pid}/cmdline"))
+                .unwrap_or_default()
+                .replace('\0', " ");
+            if command.contains(&dir)
+                && !command.starts_with("containerd --config")
+                && !command.starts_with("docker-registry")
+            {
                 left.push(command);
             }
         }
@@ -375,7 +408,10 @@ impl Drop for TestNode {
             let command = std::fs::read_to_string(format!("/proc/{pid}/cmdline")).unwrap_or_default();
             let cgroups = std::fs::read_to_string(format!("/proc/{pid}/cgroup")).unwrap_or_default();
             if command.contains(&dir) || cgroups.contains(&self.cgroup) {
-                let _ = nix::sys::signal::kill(nix::unistd::Pid::from_raw(pid), nix::sys::signal::Signal::SIGKILL);
+                let _ = nix::sys::signal::kill(
+                    nix::unistd::Pid::from_raw(pid),
+                    nix::sys::signal::Signal::SIGKILL,
+                );
             }
         }
         std::thread::sleep(Duration::from_millis(100));
@@ -404,7 +440,8 @@ async fn push_busybox() {
     add("www/index.html", 0o644, b"hello\n");
     for applet in [
         "sh", "sleep", "cat", "echo", "httpd", "nc", "wget", "ls", "id", "hostname", "env", "true", "false",
-        "touch", "rm", "kill", "stat", "seq", "head", "tail", "nslookup", "mkdir", "test", "grep", "dd", "ps", "stty", "wc",
+        "touch", "rm", "kill", "stat", "seq", "head", "tail", "nslookup", "mkdir", "test", "grep", "dd",
+        "ps", "stty", "wc",
     ] {
         let mut header = tar::Header::new_gnu();
         header.set_entry_type(tar::EntryType::Symlink);
