@@ -23,7 +23,7 @@ pub(super) const ENTRIES: &[u8] = b"entries";
 const NAMED: &[u8] = b"named";
 const PURGED: &[u8] = b"purged-below";
 /// Jobs that may wait for the writer; a caller past that blocks.
-const QUEUE: usize = 16 << 10;
+const QUEUE: usize = 4096;
 /// Jobs of one group commit.
 const GROUP: usize = 4096;
 

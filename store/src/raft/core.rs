@@ -197,7 +197,11 @@ impl Core {
                 let problem = whole(&status);
                 Err(if refused { AskError::NotSent(problem) } else { AskError::Lost(problem) })
             }
-            Err(_) => Err(AskError::Lost("no answer in time".to_string())),
+            Err(_) => {
+                // It may be the connection that is dead, not the server.
+                lane.lock().await.forget();
+                Err(AskError::Lost("no answer in time".to_string()))
+            }
         }
     }
 
