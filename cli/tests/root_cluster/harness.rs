@@ -80,11 +80,11 @@ impl Cluster {
         eventually("a server leads", || self.members().into_iter().find(|m| m["leader"] == true))
     }
 
-    /// Writes a manifest and returns its path.
+    /// Writes a stream of JSON documents, as kubectl reads them, and returns its path.
     pub fn manifest(&self, name: &str, documents: &[Value]) -> String {
         let path = self.dir.path().join(name);
-        let list = serde_json::json!({ "apiVersion": "v1", "kind": "List", "items": documents });
-        std::fs::write(&path, list.to_string()).unwrap();
+        let text: Vec<String> = documents.iter().map(ToString::to_string).collect();
+        std::fs::write(&path, text.join("\n")).unwrap();
         path.to_string_lossy().into_owned()
     }
 
