@@ -21,7 +21,8 @@ pub fn controller() -> Controller {
         let Some(pod) = new else { return Vec::new() };
         let mut keys = Vec::new();
         let node = Key::new("", node_name(pod));
-        if is_deleting(pod) || world.nodes.get(&node).is_none() {
+        let homeless = !node.name.is_empty() && world.nodes.get(&node).is_none();
+        if is_deleting(pod) || homeless {
             keys.push(node);
         }
         if is_finished(pod) && old.is_none_or(|old| !is_finished(old)) && world.pods.len() > FINISHED {

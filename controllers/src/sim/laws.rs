@@ -58,6 +58,25 @@ async fn check(cluster: &Cluster, name: &str, reconcile: Reconcile, keys: &[Key]
     }
 }
 
+/// As [`check`], for reconciles whose plans take effect in steps: a few rounds are enough, and then all is quiet.
+async fn check_settles(cluster: &Cluster, name: &str, reconcile: Reconcile, keys: &[Key]) {
+    let api: DynApi = cluster.sim.clone();
+    let clock = cluster.options.clock.clone();
+    let (recorder, _) = Recorder::new(api.clone(), clock.clone(), "law".into());
+    let executor = Executor::new(api, recorder);
+    for key in keys {
+        let now = Now::at(clock.now());
+        let mut plans = Vec::new();
+        for _ in 0..6 {
+            let plan = reconcile(&world(cluster), key, &now);
+            let outcome = executor.execute(&plan.actions).await;
+            assert!(outcome.failure.is_none(), "{name} {key}: {:?}\n{plan:#?}", outcome.failure);
+            plans.push(plan);
+        }
+        assert!(plans[5].actions.is_empty(), "{name} {key} never settles:\n{:#?}\n{:#?}", plans[4], plans[5]);
+    }
+}
+
 #[derive(Clone, Debug)]
 struct Workload {
     replicas: i32,
@@ -85,13 +104,138 @@ fn workload() -> impl Strategy<Value = Workload> {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig { cases: 24, ..ProptestConfig::default() })]
+    #![proptest_config(ProptestConfig { cases: 8, ..ProptestConfig::default() })]
 
     /// Deployment, ReplicaSet, endpoints, nodes: any mixture of pods, any step of a rollout.
     #[test]
     fn a_plan_carried_out_leaves_nothing_to_plan(workload in workload()) {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().start_paused(true).build();
         runtime.expect("a runtime").block_on(story(workload));
+    }
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 8, ..ProptestConfig::default() })]
+
+    /// Daemons, stateful sets, jobs, budgets: whatever their pods do, planning comes to rest.
+    #[test]
+    fn planning_comes_to_rest(workload in workload()) {
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().start_paused(true).build();
+        runtime.expect("a runtime").block_on(other_story(workload));
+    }
+}
+
+async fn other_story(workload: Workload) {
+    use crate::workloads::{
+        cron_job, daemon_set, disruption_budget, finished, job, replication_controller, stateful_set,
+    };
+    let cluster = Cluster::empty();
+    let sim = &cluster.sim;
+    for node in 0..4 {
+        sim.put("v1", "nodes", json!({"metadata": {"name": format!("node-{node}")}}));
+    }
+    let template =
+        |app: &str| json!({"metadata": {"labels": {"app": app}}, "spec": {"containers": [{"name": "main"}]}});
+    let body = |app: &str, more: serde_json::Value| {
+        let mut body = json!({
+            "metadata": {"name": app, "namespace": "default"},
+            "spec": {"selector": {"matchLabels": {"app": app}}, "template": template(app)},
+        });
+        more.as_object().into_iter().flatten().for_each(|(key, value)| body["spec"][key] = value.clone());
+        body
+    };
+    let policy = if workload.recreate { "Parallel" } else { "OrderedReady" };
+    let mode = if workload.recreate { "Indexed" } else { "NonIndexed" };
+    sim.put(
+        "apps/v1",
+        "daemonsets",
+        body(
+            "daemon",
+            json!({"updateStrategy": {"type": "RollingUpdate",
+        "rollingUpdate": {"maxUnavailable": workload.unavailable, "maxSurge": workload.surge % 2}}}),
+        ),
+    );
+    sim.put(
+        "apps/v1",
+        "statefulsets",
+        body(
+            "stateful",
+            json!({"replicas": workload.replicas,
+        "podManagementPolicy": policy}),
+        ),
+    );
+    sim.put(
+        "batch/v1",
+        "jobs",
+        body(
+            "job",
+            json!({"completions": workload.replicas.max(1), "completionMode": mode,
+        "parallelism": workload.surge, "backoffLimit": workload.unavailable}),
+        ),
+    );
+    sim.put(
+        "v1",
+        "replicationcontrollers",
+        body(
+            "old",
+            json!({"replicas": workload.replicas,
+        "selector": {"app": "old"}}),
+        ),
+    );
+    sim.put(
+        "policy/v1",
+        "poddisruptionbudgets",
+        json!({
+        "metadata": {"name": "budget", "namespace": "default"},
+        "spec": {"minAvailable": workload.unavailable, "selector": {"matchLabels": {"app": "stateful"}}}}),
+    );
+    sim.put(
+        "batch/v1",
+        "cronjobs",
+        json!({
+        "metadata": {"name": "cron", "namespace": "default"},
+        "spec": {"schedule": "@hourly", "jobTemplate": {"spec": {"template": template("cron")}}}}),
+    );
+    let all: [(&str, Reconcile, &str); 7] = [
+        ("daemonset", daemon_set::reconcile, "daemon"),
+        ("statefulset", stateful_set::reconcile, "stateful"),
+        ("job", job::reconcile, "job"),
+        ("ttl", finished::reconcile, "job"),
+        ("replication controller", replication_controller::reconcile, "old"),
+        ("budget", disruption_budget::reconcile, "budget"),
+        ("cronjob", cron_job::reconcile, "cron"),
+    ];
+    for image in 0..workload.images {
+        let change = json!({"spec": {"template": {"spec": {"containers": [{"name": "main", "image": image.to_string()}]}}}});
+        cluster.patch("daemonsets", "daemon", change.clone()).await;
+        cluster.patch("statefulsets", "stateful", change).await;
+        tokio::time::sleep(std::time::Duration::from_secs(4000)).await;
+        for _ in 0..3 {
+            for (name, reconcile, key) in all {
+                check_settles(&cluster, name, reconcile, &[Key::new("default", key)]).await;
+            }
+            disturb(&cluster, &workload);
+        }
+    }
+}
+
+/// Does to the pods what agents, users and bad luck do.
+fn disturb(cluster: &Cluster, workload: &Workload) {
+    let pods: Vec<Key> = world(cluster).pods.keys().cloned().collect();
+    for (pod, &(ready, finished, deleting, node)) in pods.iter().zip(workload.pods.iter().cycle()) {
+        let phase = match (finished, ready) {
+            (true, true) => "Succeeded",
+            (true, false) => "Failed",
+            _ => "Running",
+        };
+        let mut change = json!({
+            "spec": {"nodeName": format!("node-{node}")},
+            "status": {"phase": phase, "conditions": [{"type": "Ready", "status": if ready && !finished { "True" } else { "False" }}]},
+        });
+        if deleting {
+            change["metadata"] = json!({"deletionTimestamp": "2026-01-01T00:00:00Z"});
+        }
+        cluster.sim.merge("pods", "default", &pod.name, change);
     }
 }
 

@@ -156,11 +156,11 @@ pub fn reconcile(world: &World, key: &Key, now: &Now) -> Plan {
         };
         let surge = max_surge(set, &places);
         for (node, place) in &places {
-            work.keep(node, place, surge > 0);
+            work.keep(node, place, surge > 0, &is_new);
         }
         let rolling = spec.update_strategy.as_ref().and_then(|s| s.type_.as_deref()) != Some("OnDelete");
         if rolling {
-            work.roll(&places, is_new, surge, max_unavailable(set, &places));
+            work.roll(&places, &is_new, surge, max_unavailable(set, &places));
         }
     }
 
@@ -257,8 +257,8 @@ impl Work<'_> {
         !self.is_ending(pod) && until_available(pod, patience, self.now).is_some_and(|left| left.is_zero())
     }
 
-    /// One daemon where there shall be one, none where there may be none.
-    fn keep(&mut self, node: &str, place: &Place, surges: bool) {
+    /// One daemon where there shall be one, none where there may be none; with surge one of each template.
+    fn keep(&mut self, node: &str, place: &Place, surges: bool, is_new: &impl Fn(&Pod) -> bool) {
         if !place.stay {
             place.pods.iter().for_each(|pod| self.delete(pod));
             return;
@@ -279,14 +279,13 @@ impl Work<'_> {
         if place.pods.is_empty() && place.start {
             self.create(node);
         }
-        if running.len() > 1 && !surges {
-            // The one that has been there longest stays.
-            running.sort_by_key(|pod| {
-                let created = pod.metadata.creation_timestamp.as_ref().map(|time| time.0);
-                (node_name(pod).is_empty(), created, pod.metadata.name.clone())
-            });
-            running[1..].iter().for_each(|pod| self.delete(pod));
-        }
+        // The one that has been there longest stays.
+        running.sort_by_key(|pod| {
+            let created = pod.metadata.creation_timestamp.as_ref().map(|time| time.0);
+            (node_name(pod).is_empty(), created, pod.metadata.name.clone())
+        });
+        let (new, old): (Vec<_>, Vec<_>) = running.into_iter().partition(|pod| !surges || is_new(pod));
+        new.iter().skip(1).chain(old.iter().skip(1)).for_each(|pod| self.delete(pod));
     }
 
     /// Replaces daemons of old templates, a few at a time.
