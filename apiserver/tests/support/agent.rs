@@ -80,4 +80,7 @@ async fn serve(client: &Client, stream_id: u64, command: Command) {
         }
     }
     send(Frame::Status(Status::success().to_json().into())).await;
+    drop(frames);
+    // Hanging up first would reset the call, and what is still on its way would be lost.
+    while let Ok(Some(_)) = input.message().await {}
 }
