@@ -16,10 +16,10 @@ use super::{Findings, PATIENCE, Stage};
 use crate::cluster::{Cut, await_agreement, await_leader, await_writable};
 
 const BULK: &str = "bulk";
-/// More than a checkpoint's worth of log, and of bytes, twice over.
-const OBJECTS: u64 = 6000;
-const OBJECT_BYTES: usize = 6 * 1024;
-const WRITERS: usize = 32;
+/// More bytes than the store lets its log grow by before a checkpoint, and than it keeps of it in memory after one.
+const OBJECTS: u64 = 160;
+const OBJECT_BYTES: usize = 512 * 1024;
+const WRITERS: usize = 8;
 /// What the store writes to its log when it installs a snapshot.
 const SIGN: &str = "a snapshot was installed";
 
@@ -38,13 +38,13 @@ pub async fn hurt(mut stage: Stage<'_>) -> Result<Findings> {
     stage.cluster.cut(away, Cut::Peers).await?;
 
     let others: Vec<usize> = everyone.iter().copied().filter(|server| *server != away).collect();
-    let client = stage.cluster.client(&others, Duration::from_secs(6))?;
+    let client = stage.cluster.client(&others, Duration::from_secs(20))?;
     await_writable(&client, BULK, PATIENCE).await?;
     let begun = Instant::now();
     fill(&client).await?;
     let filled = begun.elapsed();
-    // The purge follows the checkpoint, and the checkpoint the writes.
-    tokio::time::sleep(Duration::from_millis(1500)).await;
+    // The purge follows the checkpoint, and the checkpoint the writes; the store looks once a second.
+    tokio::time::sleep(Duration::from_millis(3500)).await;
 
     let begun = Instant::now();
     stage.cluster.heal(away).await?;
