@@ -47,12 +47,14 @@ async fn keep_status(ctx: &Ctx) {
     let mut said: Option<NodeStatus> = None;
     let mut said_at = tokio::time::Instant::now();
     let mut registered = false;
+    let mut before = NodeStatus::default();
     loop {
         if !registered {
             match register(ctx).await {
                 Ok(node) => {
                     registered = true;
                     said = None;
+                    before = node.status.clone().unwrap_or_default();
                     ctx.events.node(&node, "Normal", "Starting", "Starting the node's agent.".into());
                 }
                 Err(error) => tracing::debug!(%error, "the node is not registered yet"),
@@ -60,8 +62,8 @@ async fn keep_status(ctx: &Ctx) {
         }
         if registered {
             let found = findings(ctx).await;
-            let old = said.clone().unwrap_or_default();
-            let wanted = status::status(&ctx.options, &ctx.machine, &found, &old, Timestamp::now());
+            let old = said.as_ref().unwrap_or(&before);
+            let wanted = status::status(&ctx.options, &ctx.machine, &found, old, Timestamp::now());
             let changed = said.as_ref().is_none_or(|s| status::differs(s, &wanted));
             let due = changed || said_at.elapsed() >= REPORT || was_overruled(ctx, &wanted).await;
             if due {

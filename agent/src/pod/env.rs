@@ -131,7 +131,8 @@ fn service_variables(namespace: &str, links: bool, services: &[Service], all: &m
             continue;
         };
         let Some(first) = spec.ports.as_ref().and_then(|p| p.first()) else { continue };
-        if !api && !(links && home == namespace) {
+        let linked = links && home == namespace;
+        if !api && !linked {
             continue;
         }
         let upper = |s: &str| s.to_uppercase().replace('-', "_");

@@ -32,11 +32,15 @@ pub(super) async fn prepare(w: &mut Worker) -> Result<(), Failure> {
     w.ips = if sandbox::host_network(spec) {
         vec![w.ctx.options.node_ip]
     } else {
-        let network = w.ctx.network.borrow().clone();
-        let network = network.ok_or((
-            "NetworkNotReady",
-            "network is not ready: the node has no pod address range yet".to_string(),
-        ))?;
+        let not_ready =
+            || ("NetworkNotReady", "network is not ready: the node has no pod address range yet".to_string());
+        // After a start of the agent it is only a moment away.
+        let mut up = w.ctx.network.clone();
+        let network = match tokio::time::timeout(Duration::from_secs(5), up.wait_for(Option::is_some)).await {
+            Ok(Ok(network)) => network.clone(),
+            _ => None,
+        };
+        let network = network.ok_or_else(not_ready)?;
         let netns = w.dir.namespace("net");
         let attached = network.attach(uid(&pod), &netns);
         tokio::time::timeout(Duration::from_secs(30), attached)

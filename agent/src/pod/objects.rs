@@ -65,10 +65,9 @@ impl Objects {
 
     fn remember(&self, key: (&'static str, String, String), value: Value) {
         let mut last = self.last.lock();
-        if last.len() >= LIMIT && !last.contains_key(&key) {
-            if let Some(any) = last.keys().next().cloned() {
-                last.remove(&any);
-            }
+        let full = last.len() >= LIMIT && !last.contains_key(&key);
+        if let Some(any) = last.keys().next().filter(|_| full).cloned() {
+            last.remove(&any);
         }
         last.insert(key, value);
     }

@@ -20,6 +20,9 @@ pub enum Verdict {
     Failed(String),
 }
 
+/// The container's id, and what was found out about it.
+pub type Judged = (String, Verdict);
+
 /// Consecutive outcomes against thresholds.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Counter {
@@ -66,7 +69,7 @@ pub struct Probing {
     pub container: Container,
     pub place: Place,
     pub started_at: Timestamp,
-    pub verdicts: mpsc::Sender<(String, Verdict)>,
+    pub verdicts: mpsc::Sender<Judged>,
     pub cancel: CancellationToken,
 }
 
@@ -82,10 +85,10 @@ pub fn start(probing: Probing) {
 }
 
 async fn run(p: &Probing) {
-    if let Some(probe) = &p.container.startup_probe {
-        if !watch(p, "Startup", probe).await {
-            return;
-        }
+    if let Some(probe) = &p.container.startup_probe
+        && !watch(p, "Startup", probe).await
+    {
+        return;
     }
     tell(p, Verdict::Started).await;
     let liveness = async {

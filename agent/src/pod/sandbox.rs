@@ -81,8 +81,8 @@ fn pin(path: &Path, kind: &'static str, flag: CloneFlags, hostname: &str) -> io:
 }
 
 fn is_namespace(path: &Path) -> bool {
-    const NSFS: i64 = 0x6e73_6673;
-    nix::sys::statfs::statfs(path).is_ok_and(|s| i64::from(s.filesystem_type().0) == NSFS)
+    const NSFS: libc::__fsword_t = 0x6e73_6673;
+    nix::sys::statfs::statfs(path).is_ok_and(|s| s.filesystem_type().0 == NSFS)
 }
 
 pub fn is_mount_point(path: &Path) -> bool {

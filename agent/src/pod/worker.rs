@@ -1,6 +1,8 @@
 //! One pod's worker: observes, plans, acts, and tells the API, again and again. A task of its own for each pod; all state
 //! it cannot do without is on disk or in containerd.
 
+mod report;
+
 use std::collections::{BTreeMap, HashMap};
 use std::net::IpAddr;
 use std::path::PathBuf;
@@ -8,20 +10,19 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use jiff::{SignedDuration, Timestamp};
-use k8s_openapi::api::core::v1::{Pod, PodCondition, PodStatus};
+use k8s_openapi::api::core::v1::{Pod, PodStatus};
 use tokio::sync::{Notify, mpsc, watch};
 use tokio_util::sync::CancellationToken;
 
 use super::dirs::PodDir;
 use super::model::{
-    Busy, Containers, Health, Observed, Trouble, container, full_name, members, name, namespace,
-    next_backoff, uid,
+    Busy, Containers, Health, Observed, Trouble, container, members, name, namespace, next_backoff, uid,
 };
 use super::observe;
 use super::plan::{Step, View, deleting, plan};
-use super::probe::{self, Probing, Verdict};
+use super::probe::{self, Judged, Probing, Verdict};
 use super::start::{self, StartError, Starting};
-use super::status::{Addresses, same, status, whole_seconds};
+use super::status::whole_seconds;
 use super::writer::{self, Whose, Wish, Written};
 use super::{hooks, lifecycle, stop};
 use crate::ctx::Ctx;
@@ -96,7 +97,7 @@ pub(super) struct Worker {
     /// Ends what a deletion need not wait for.
     cancel: CancellationToken,
     done: (mpsc::Sender<Done>, mpsc::Receiver<Done>),
-    verdicts: (mpsc::Sender<(String, Verdict)>, mpsc::Receiver<(String, Verdict)>),
+    verdicts: (mpsc::Sender<Judged>, mpsc::Receiver<Judged>),
     wishes: watch::Sender<Option<Wish>>,
     written: mpsc::Receiver<Written>,
     /// The status we want the API to show, as it was made last.
@@ -448,74 +449,6 @@ impl Worker {
         }
     }
 
-    /// Tells the API what there is, where it does not know. Returns when there will be something else to tell.
-    fn report(&mut self, now: Timestamp) -> Option<Timestamp> {
-        let mut soon = None;
-        for trouble in self.troubles.values_mut().filter(|t| t.reason == "ErrImagePull") {
-            // The failure is shown for a moment, then that it is waited.
-            let failed_at = trouble.retry_at - SignedDuration::from_secs(trouble.delay.into());
-            let over_at = failed_at + SignedDuration::from_secs(2);
-            if over_at <= now {
-                trouble.reason = "ImagePullBackOff".into();
-                trouble.message = format!("Back-off pulling image: ErrImagePull: {}", trouble.message);
-            } else {
-                soon = Some(over_at);
-            }
-        }
-        for (name, observed) in &mut self.containers {
-            observed.trouble = self.troubles.get(name).cloned();
-        }
-        let node = Some(self.ctx.options.node_ip);
-        let addresses = Addresses { node, pod: self.ips.clone() };
-        let (wanted, remove) = {
-            let view = self.view(now);
-            (
-                status(&view, &addresses),
-                deleting(&view) && !self.removed && plan(&view).steps.contains(&Step::Remove),
-            )
-        };
-        if let Some(shown) = self.shown.replace(wanted.clone()) {
-            self.tell_back_off(&shown, &wanted);
-        }
-        let pending = self
-            .wishes
-            .borrow()
-            .as_ref()
-            .filter(|_| self.writing)
-            .map(|w| if w.delete { remove } else { !remove && same(&w.status, &wanted) });
-        let needed = remove || !same(&self.known.0, &wanted);
-        if pending == Some(true) || (pending.is_none() && !needed) {
-            return soon;
-        }
-        let here = |ip: &str| wanted.pod_ips.iter().flatten().any(|w| w.ip == ip);
-        let stale = self.known.0.pod_ips.iter().flatten().map(|ip| ip.ip.clone()).filter(|ip| !here(ip));
-        let wish = Wish { stale_ips: stale.collect(), status: wanted, delete: remove };
-        self.writing = true;
-        self.wishes.send_replace(Some(wish));
-        soon
-    }
-
-    /// An event when a container begins to wait for its next try.
-    fn tell_back_off(&self, before: &PodStatus, now: &PodStatus) {
-        for (name, reason) in waiting(now) {
-            if waiting(before).any(|w| w == (name, reason)) {
-                continue;
-            }
-            let spec = self.pod.spec.as_ref();
-            let image =
-                spec.and_then(|s| container(s, name)).and_then(|(_, c)| c.image.clone()).unwrap_or_default();
-            let message = match reason {
-                "ImagePullBackOff" => format!("Back-off pulling image \"{image}\""),
-                "CrashLoopBackOff" => {
-                    format!("Back-off restarting failed container {name} in pod {}", full_name(&self.pod))
-                }
-                _ => continue,
-            };
-            let kind = if reason == "CrashLoopBackOff" { "Warning" } else { "Normal" };
-            self.ctx.events.pod(&self.pod, Some(name), kind, "BackOff", message);
-        }
-    }
-
     /// The object has changed.
     fn update(&mut self, pod: Pod) {
         let old = &self.pod;
@@ -529,18 +462,6 @@ impl Worker {
         if changed {
             self.remember();
         }
-    }
-
-    /// The API holds this status. What we say ourselves is taken as we said it last: our word may still be on its way.
-    fn learn(&mut self, status: PodStatus, revision: u64) {
-        if revision >= self.known.1 {
-            self.known = (status, revision);
-        }
-        let status = match &self.shown {
-            Some(shown) => merged(shown, &self.known.0),
-            None => self.known.0.clone(),
-        };
-        Arc::make_mut(&mut self.pod).status = Some(status);
     }
 
     fn remember(&self) {
@@ -558,36 +479,13 @@ impl Worker {
     }
 
     async fn refresh(&mut self) {
-        if self.prepared && !deleting(&self.view(Timestamp::now())) {
-            if let Err((reason, message)) = lifecycle::volumes(self).await {
-                self.ctx.events.pod(&self.pod, None, "Warning", reason, message);
-            }
+        if !self.prepared || deleting(&self.view(Timestamp::now())) {
+            return;
+        }
+        if let Err((reason, message)) = lifecycle::volumes(self).await {
+            self.ctx.events.pod(&self.pod, None, "Warning", reason, message);
         }
     }
-}
-
-/// Conditions and phase as we have said them, everything else as the API has it.
-fn merged(shown: &PodStatus, arrived: &PodStatus) -> PodStatus {
-    const OURS: [&str; 4] = ["PodReadyToStartContainers", "Initialized", "ContainersReady", "Ready"];
-    let ours = |c: &&PodCondition| OURS.contains(&c.type_.as_str());
-    let conditions = arrived.conditions.iter().flatten().filter(|c| !ours(c));
-    let own = shown.conditions.iter().flatten().filter(ours);
-    let ended = matches!(arrived.phase.as_deref(), Some("Succeeded" | "Failed"));
-    PodStatus {
-        conditions: Some(conditions.chain(own).cloned().collect()),
-        phase: if ended { arrived.phase.clone() } else { shown.phase.clone() },
-        start_time: shown.start_time.clone(),
-        ..arrived.clone()
-    }
-}
-
-/// The containers that wait, and why.
-fn waiting(status: &PodStatus) -> impl Iterator<Item = (&str, &str)> {
-    let lists = [&status.init_container_statuses, &status.container_statuses];
-    lists
-        .into_iter()
-        .flat_map(|l| l.iter().flatten())
-        .filter_map(|s| Some((s.name.as_str(), s.state.as_ref()?.waiting.as_ref()?.reason.as_deref()?)))
 }
 
 fn was_ready(pod: &Pod, name: &str, id: &str) -> bool {

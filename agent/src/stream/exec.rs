@@ -174,10 +174,10 @@ async fn process(containerd: &Containerd, container: &str, wanted: &Wanted) -> R
     let mut process = spec["process"].clone();
     process["args"] = json!(wanted.command);
     process["terminal"] = json!(wanted.tty);
-    if let (true, Some(env)) = (wanted.tty, process["env"].as_array_mut()) {
-        if !env.iter().any(|e| e.as_str().is_some_and(|e| e.starts_with("TERM="))) {
-            env.push(json!("TERM=xterm"));
-        }
+    if let (true, Some(env)) = (wanted.tty, process["env"].as_array_mut())
+        && !env.iter().any(|e| e.as_str().is_some_and(|e| e.starts_with("TERM=")))
+    {
+        env.push(json!("TERM=xterm"));
     }
     serde_json::to_vec(&process).map_err(io_error)
 }
