@@ -8,8 +8,8 @@ use std::time::Duration;
 use jiff::Timestamp;
 use k8s_openapi::api::core::v1::{Event, EventSource, Node, ObjectReference, Pod};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{ObjectMeta, Time};
-use kontiki_proto::api::{ApiExt, PatchType, WriteOptions};
-use kontiki_proto::{DynApi, Target};
+use kontiki_proto::api::{ApiExt, PatchType, WriteOptions, encode};
+use kontiki_proto::{DynApi, Status, Target};
 use serde_json::json;
 use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
@@ -104,8 +104,7 @@ impl Recorder {
 }
 
 async fn write_all(api: DynApi, node: String, mut told: mpsc::Receiver<Told>) {
-    // What has been written, to count repetitions: namespace, name and count of the event.
-    let mut written: HashMap<String, (String, String, i32)> = HashMap::new();
+    let mut written = Counts::new();
     while let Some(event) = told.recv().await {
         let about = &event.about;
         let key = format!(
@@ -115,30 +114,53 @@ async fn write_all(api: DynApi, node: String, mut told: mpsc::Receiver<Told>) {
         if written.len() >= REMEMBERED {
             written.clear();
         }
-        let write = async {
-            if let Some((namespace, name, count)) = written.get_mut(&key) {
-                *count += 1;
-                let target = Target::kind::<Event>().within(namespace).named(name);
-                let patch = json!({"count": *count, "lastTimestamp": Time(event.at)});
-                let body = kontiki_proto::api::encode(&patch)?;
-                match api.patch(&target, PatchType::Merge, body, &WriteOptions::default()).await {
-                    // Events expire; then it is told anew.
-                    Err(status) if status.is_not_found() => {}
-                    other => return other.map(|_| ()),
+        // A server that is busy, or a leader that has just gone, is back in a moment; an event is worth waiting for that.
+        for pause in [Some(300), Some(1500), None] {
+            let write = write(&api, &node, &event, &key, &mut written);
+            match (tokio::time::timeout(Duration::from_secs(15), write).await, pause) {
+                (Ok(Err(error)), Some(pause)) if error.is_retriable() => {
+                    tokio::time::sleep(Duration::from_millis(pause)).await;
+                    continue;
                 }
+                (Ok(Err(error)), _) => {
+                    tracing::debug!(%error, reason = event.reason, "an event was not written");
+                }
+                (Err(_), _) => tracing::debug!(reason = event.reason, "an event was not written in time"),
+                (Ok(Ok(())), _) => {}
             }
-            let document = document(&event, &node);
-            let (namespace, name) = (document.metadata.namespace.clone(), document.metadata.name.clone());
-            api.create_as(&document).await?;
-            written.insert(key.clone(), (namespace.unwrap_or_default(), name.unwrap_or_default(), 1));
-            Ok::<(), kontiki_proto::Status>(())
-        };
-        match tokio::time::timeout(Duration::from_secs(15), write).await {
-            Ok(Ok(())) => {}
-            Ok(Err(error)) => tracing::debug!(%error, reason = event.reason, "an event was not written"),
-            Err(_) => tracing::debug!(reason = event.reason, "an event was not written in time"),
+            break;
         }
     }
+}
+
+/// What has been written, to count repetitions: namespace, name and count of the event.
+type Counts = HashMap<String, (String, String, i32)>;
+
+async fn write(
+    api: &DynApi,
+    node: &str,
+    event: &Told,
+    key: &str,
+    written: &mut Counts,
+) -> Result<(), Status> {
+    if let Some((namespace, name, count)) = written.get_mut(key) {
+        let target = Target::kind::<Event>().within(namespace).named(name);
+        let patch = encode(&json!({"count": *count + 1, "lastTimestamp": Time(event.at)}))?;
+        match api.patch(&target, PatchType::Merge, patch, &WriteOptions::default()).await {
+            // Events expire; then it is told anew.
+            Err(status) if status.is_not_found() => {}
+            Err(status) => return Err(status),
+            Ok(_) => {
+                *count += 1;
+                return Ok(());
+            }
+        }
+    }
+    let document = document(event, node);
+    let (namespace, name) = (document.metadata.namespace.clone(), document.metadata.name.clone());
+    api.create_as(&document).await?;
+    written.insert(key.into(), (namespace.unwrap_or_default(), name.unwrap_or_default(), 1));
+    Ok(())
 }
 
 fn document(event: &Told, node: &str) -> Event {
