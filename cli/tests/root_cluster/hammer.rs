@@ -47,7 +47,7 @@ fn ready_endpoints(cluster: &Cluster, service: &str) -> usize {
 pub fn a_service_is_reached_by_name_across_nodes(cluster: &Cluster) {
     let image = sample_image(cluster);
     let client = json!({ "command": ["sh", "-c",
-        "while true; do wget -T 2 -qO- http://far && wget -T 2 -qO- http://far.default.svc.cluster.local && echo both; sleep 1; done"] });
+        "while true; do busybox timeout 3 wget -qO- http://far && busybox timeout 3 wget -qO- http://far.default.svc.cluster.local && echo both; sleep 1; done"] });
     let file = cluster.manifest(
         "far.yaml",
         &[
