@@ -160,7 +160,7 @@ pub fn reconcile(world: &World, key: &Key, now: &Now) -> Plan {
         }
         let rolling = spec.update_strategy.as_ref().and_then(|s| s.type_.as_deref()) != Some("OnDelete");
         if rolling {
-            work.roll(&places, &is_new, surge, max_unavailable(set, &places));
+            work.roll(&places, is_new, surge, max_unavailable(set, &places));
         }
     }
 
