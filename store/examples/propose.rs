@@ -38,10 +38,11 @@ async fn main() {
     took.sort();
     let at = |share: f64| took.get((took.len() as f64 * share) as usize).copied().unwrap_or_default();
     println!(
-        "{servers} servers, {} clients: {} per s, p50 {:?}, p99 {:?}",
+        "{servers} servers, {} clients: {} per s, p50 {:?}, p99 {:?}, term {}",
         argument(2, 64),
         took.len() / seconds,
         at(0.5),
-        at(0.99)
+        at(0.99),
+        store.status().await.members.iter().map(|member| member.term).max().unwrap_or_default()
     );
 }
