@@ -59,6 +59,7 @@ pub(super) async fn answer(
     let registry = context.registry();
     let reply = discovery::answer(&registry, path, accept, address)
         .or_else(|| context.openapi.answer(&registry, path))
+        .or_else(|| context.openapi.answer_v2(&registry, path, accept))
         .ok_or_else(Status::no_such_path)?;
     Ok(cached(reply, request))
 }
@@ -102,6 +103,7 @@ fn paths(context: &Context) -> Vec<String> {
         "/healthz",
         "/livez",
         "/metrics",
+        "/openapi/v2",
         "/openapi/v3",
         "/openid/v1/jwks",
         "/readyz",

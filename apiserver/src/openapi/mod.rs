@@ -1,10 +1,11 @@
-//! OpenAPI v3 documents, made from the resource table and the kinds' schemas.
+//! OpenAPI documents, made from the resource table and the kinds' schemas.
 //!
 //! | module | holds |
 //! |---|---|
 //! | [`schema`] | a type of the schema table as a component, with merge keys and list types |
 //! | [`prose`] | what the fields mean: the descriptions that come with `k8s-openapi` |
 //! | [`paths`] | the operations of each row, with the parameters clients look for |
+//! | [`v2`] | the older form of the same, one document for all kinds |
 //!
 //! Documents are made on request (some ten milliseconds for the largest) and a few are kept, for a client asks for
 //! the same ones again within seconds and never needs many.
@@ -12,6 +13,7 @@
 mod paths;
 mod prose;
 mod schema;
+mod v2;
 
 use std::collections::{HashMap, VecDeque};
 
@@ -46,7 +48,7 @@ impl OpenApi {
         *self.declared.write() = declared;
     }
 
-    /// `/openapi/v3` and `/openapi/v3/<path of a group version>`; `None` for every other path, also `/openapi/v2`.
+    /// `/openapi/v3` and `/openapi/v3/<path of a group version>`; `None` for every other path.
     pub fn answer(&self, registry: &Registry, path: &str) -> Option<Reply> {
         let rest = path.trim_end_matches('/').strip_prefix("/openapi/v3")?;
         if rest.is_empty() {
@@ -64,15 +66,20 @@ impl OpenApi {
         }
         let declared = self.declared.read();
         let hash = hash(&rows, &declared);
-        let kept = self.recent.lock().iter().find(|(known, _)| *known == hash).map(|(_, body)| body.clone());
-        let body = kept.unwrap_or_else(|| {
-            let body = Bytes::from(document(group, version, &rows, &declared).to_string());
+        let body = self.kept(&hash, || Bytes::from(document(group, version, &rows, &declared).to_string()));
+        Some(Reply { content_type: "application/json", etag: Some(format!("\"{hash}\"")), body })
+    }
+
+    /// The document of this hash, made where it is not among those that are kept.
+    fn kept(&self, hash: &str, make: impl FnOnce() -> Bytes) -> Bytes {
+        let kept = self.recent.lock().iter().find(|(known, _)| known == hash).map(|(_, body)| body.clone());
+        kept.unwrap_or_else(|| {
+            let body = make();
             let mut recent = self.recent.lock();
             recent.truncate(KEPT - 1);
-            recent.push_front((hash.clone(), body.clone()));
+            recent.push_front((hash.to_string(), body.clone()));
             body
-        });
-        Some(Reply { content_type: "application/json", etag: Some(format!("\"{hash}\"")), body })
+        })
     }
 }
 

@@ -75,6 +75,11 @@ static GUESTS: &[(&str, &str, &str, &str)] = &[
     ("apps", "v1", "autoscaling", "v1"),
 ];
 
+/// For a document that describes nothing.
+pub(super) fn none() -> Prose {
+    Prose { definitions: Map::new() }
+}
+
 /// The descriptions a document of the group version needs; none for groups of custom resources.
 pub(super) fn of(group: &str, version: &str) -> Prose {
     let mut generator = SchemaGenerator::new(SchemaSettings::openapi3());
