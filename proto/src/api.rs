@@ -241,18 +241,8 @@ pub trait Api: Send + Sync + 'static {
     async fn list(&self, target: &Target, options: &ListOptions) -> Result<List, Status>;
     async fn watch(&self, target: &Target, options: &WatchOptions) -> Result<WatchStream, Status>;
     /// The name is taken from the body, or from the target for subresources.
-    async fn create(
-        &self,
-        target: &Target,
-        body: Bytes,
-        options: &WriteOptions,
-    ) -> Result<Bytes, Status>;
-    async fn update(
-        &self,
-        target: &Target,
-        body: Bytes,
-        options: &WriteOptions,
-    ) -> Result<Bytes, Status>;
+    async fn create(&self, target: &Target, body: Bytes, options: &WriteOptions) -> Result<Bytes, Status>;
+    async fn update(&self, target: &Target, body: Bytes, options: &WriteOptions) -> Result<Bytes, Status>;
     async fn patch(
         &self,
         target: &Target,
@@ -274,7 +264,14 @@ pub type DynApi = Arc<dyn Api>;
 
 /// A typed object with metadata.
 pub trait Object:
-    k8s_openapi::Resource + Metadata<Ty = ObjectMeta> + Serialize + DeserializeOwned + Clone + Send + Sync + 'static
+    k8s_openapi::Resource
+    + Metadata<Ty = ObjectMeta>
+    + Serialize
+    + DeserializeOwned
+    + Clone
+    + Send
+    + Sync
+    + 'static
 {
 }
 

@@ -117,8 +117,7 @@ impl FieldError {
 
     pub fn not_supported(field: impl Into<String>, bad: impl Serialize, valid: &[&str]) -> FieldError {
         let bad = serde_json::to_string(&bad).unwrap_or_default();
-        let valid =
-            valid.iter().map(|v| format!("\"{v}\"")).collect::<Vec<_>>().join(", ");
+        let valid = valid.iter().map(|v| format!("\"{v}\"")).collect::<Vec<_>>().join(", ");
         Self::new(
             field,
             "FieldValueNotSupported",
@@ -127,11 +126,7 @@ impl FieldError {
     }
 
     pub fn too_long(field: impl Into<String>, max: usize) -> FieldError {
-        Self::new(
-            field,
-            "FieldValueTooLong",
-            format!("Too long: may not be more than {max} bytes"),
-        )
+        Self::new(field, "FieldValueTooLong", format!("Too long: may not be more than {max} bytes"))
     }
 }
 
@@ -192,8 +187,7 @@ impl Status {
     }
 
     pub fn conflict(resource: &Resource, name: &str, why: &str) -> Status {
-        let message =
-            format!("Operation cannot be fulfilled on {} \"{name}\": {why}", resource.qualified());
+        let message = format!("Operation cannot be fulfilled on {} \"{name}\": {why}", resource.qualified());
         Self::failure(409, "Conflict", message).about(resource, name)
     }
 
@@ -218,8 +212,7 @@ impl Status {
         } else {
             format!("{}.{}", resource.kind, resource.group)
         };
-        let mut status =
-            Self::failure(422, "Invalid", format!("{kind} \"{name}\" is invalid: {list}"));
+        let mut status = Self::failure(422, "Invalid", format!("{kind} \"{name}\" is invalid: {list}"));
         status.details = Some(Box::new(Details {
             name: name.into(),
             group: resource.group.to_string(),
@@ -260,8 +253,7 @@ impl Status {
     }
 
     pub fn method_not_supported(resource: &Resource, verb: &str) -> Status {
-        let message =
-            format!("{verb} is not supported on resources of kind \"{}\"", resource.qualified());
+        let message = format!("{verb} is not supported on resources of kind \"{}\"", resource.qualified());
         Self::failure(405, "MethodNotAllowed", message).about(resource, "")
     }
 

@@ -22,10 +22,11 @@ static EVENT_FIELDS: &[(&str, &str)] = &[
 /// Whether objects of the row are stored at the row's own group and version. Custom resources are stored at whichever
 /// version they were last written.
 pub fn is_stored(row: &Resource) -> bool {
-    !row.custom && !matches!(
-        (row.group.as_str(), row.version.as_str(), row.plural.as_str()),
-        ("events.k8s.io", _, "events") | ("autoscaling", "v1", "horizontalpodautoscalers")
-    )
+    !row.custom
+        && !matches!(
+            (row.group.as_str(), row.version.as_str(), row.plural.as_str()),
+            ("events.k8s.io", _, "events") | ("autoscaling", "v1", "horizontalpodautoscalers")
+        )
 }
 
 /// From the row's version to the stored one. Whatever the stored version has no field for goes into annotations.

@@ -8,6 +8,8 @@ mod tour;
 
 use harness::{Cluster, reason_to_skip};
 
+type Scenario = (&'static str, fn(&Cluster));
+
 /// The property of each scenario stands at its function.
 #[test]
 fn root_a_cluster_is_made_used_hurt_and_removed() {
@@ -16,7 +18,7 @@ fn root_a_cluster_is_made_used_hurt_and_removed() {
         return;
     }
     let cluster = Cluster::new();
-    let scenarios: [(&str, fn(&Cluster)); 12] = [
+    let scenarios: [Scenario; 12] = [
         ("up makes a cluster, and a second up changes nothing", tour::up_is_idempotent),
         ("kubectl looks around", tour::kubectl_looks_around),
         ("kubectl applies, changes and applies again", tour::kubectl_applies),

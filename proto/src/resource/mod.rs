@@ -152,14 +152,7 @@ static SELECTABLE: &[(&str, &str, &str)] = &[
 ];
 
 impl Resource {
-    pub fn new(
-        group: &str,
-        version: &str,
-        kind: &str,
-        plural: &str,
-        scope: Scope,
-        verbs: Verbs,
-    ) -> Resource {
+    pub fn new(group: &str, version: &str, kind: &str, plural: &str, scope: Scope, verbs: Verbs) -> Resource {
         let selected_group = if group == "events.k8s.io" { "" } else { group };
         Resource {
             group: group.into(),
@@ -297,9 +290,7 @@ impl Registry {
     }
 
     pub fn find(&self, group: &str, version: &str, plural: &str) -> Option<&Arc<Resource>> {
-        self.by_path
-            .get(&(group.into(), version.into(), plural.into()))
-            .map(|&index| &self.rows[index])
+        self.by_path.get(&(group.into(), version.into(), plural.into())).map(|&index| &self.rows[index])
     }
 
     pub fn find_kind(&self, api_version: &str, kind: &str) -> Option<&Arc<Resource>> {
@@ -315,9 +306,8 @@ impl Registry {
             Some((stem, group)) => (stem, Some(group)),
             None => (lower.as_str(), None),
         };
-        let named = |r: &Resource| {
-            r.plural == stem || r.singular == stem || r.short_names.iter().any(|s| s == stem)
-        };
+        let named =
+            |r: &Resource| r.plural == stem || r.singular == stem || r.short_names.iter().any(|s| s == stem);
         let in_group = |r: &Resource| match group {
             None => true,
             Some(group) => {
