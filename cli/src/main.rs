@@ -44,7 +44,8 @@ fn main() -> ExitCode {
     // Two providers in one tree would make rustls refuse to choose.
     let _ = rustls::crypto::aws_lc_rs::default_provider().install_default();
     let serves = matches!(cli.command, Command::Server(_) | Command::Agent(_));
-    let default_level = if serves { "info" } else { "error" };
+    // openraft tells of every missed heartbeat, hickory of every query.
+    let default_level = if serves { "info,openraft=error,hickory_server=warn" } else { "error" };
     tracing_subscriber::fmt()
         .with_env_filter(EnvFilter::try_from_env("KONTIKI_LOG").unwrap_or_else(|_| default_level.into()))
         .with_writer(std::io::stderr)

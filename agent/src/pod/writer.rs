@@ -124,6 +124,15 @@ fn patch(whose: &Whose, wish: &Wish) -> serde_json::Value {
         for field in ["reason", "message", "podIP"] {
             fields.entry(field).or_insert(serde_json::Value::Null);
         }
+        // Conditions merge by their type, field by field.
+        for condition in fields.get_mut("conditions").and_then(|all| all.as_array_mut()).into_iter().flatten()
+        {
+            if let Some(condition) = condition.as_object_mut() {
+                for field in ["reason", "message"] {
+                    condition.entry(field).or_insert(serde_json::Value::Null);
+                }
+            }
+        }
         let stale = wish.stale_ips.iter().map(|ip| json!({"ip": ip, "$patch": "delete"}));
         let mut ips = fields.get("podIPs").and_then(|l| l.as_array().cloned()).unwrap_or_default();
         ips.extend(stale);
@@ -132,4 +141,21 @@ fn patch(whose: &Whose, wish: &Wish) -> serde_json::Value {
         }
     }
     json!({"metadata": {"uid": whose.uid}, "status": status})
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use k8s_openapi::api::core::v1::PodCondition;
+
+    #[test]
+    fn a_condition_without_a_reason_takes_the_old_one_away() {
+        let ready = PodCondition { type_: "Ready".into(), status: "True".into(), ..PodCondition::default() };
+        let status = PodStatus { conditions: Some(vec![ready]), ..PodStatus::default() };
+        let whose = Whose { namespace: "a".into(), name: "b".into(), uid: "c".into() };
+        let patch = patch(&whose, &Wish { status, stale_ips: Vec::new(), delete: false });
+        let condition = &patch["status"]["conditions"][0];
+        assert!(condition.get("reason").is_some_and(|reason| reason.is_null()), "{condition}");
+        assert!(condition.get("message").is_some_and(|message| message.is_null()), "{condition}");
+    }
 }

@@ -1,8 +1,5 @@
 //! The client commands, one file each. All of them speak gRPC.
 
-// WORK SPLIT (remove when done): the lead writes cluster.rs meta.rs rollout.rs wait.rs and has written the files that
-// exist; helper P writes create.rs edit.rs logs.rs (with exec) misc.rs (describe, api-resources, version, completion),
-// output/jsonpath.rs, explain, and tests; then reviews all of cli/src/{commands,output,session,documents}.
 mod apply;
 mod cluster;
 mod create;

@@ -74,6 +74,10 @@ async fn accept(
             match tokio::time::timeout(HANDSHAKE, admit(&core, stream)).await {
                 // A closed channel means that the store has stopped.
                 Ok(Ok(stream)) => drop(accepted.send(Ok(PeerStream(stream))).await),
+                // Followers call to hear whether anybody listens: see `failover`.
+                Ok(Err(error)) if error.kind() == io::ErrorKind::UnexpectedEof => {
+                    tracing::debug!(%from, "a caller hung up before it said who it is");
+                }
                 Ok(Err(error)) => tracing::warn!(%from, %error, "a connection to the peer port was refused"),
                 Err(_) => tracing::warn!(%from, "a connection to the peer port did not finish its handshake"),
             }
