@@ -11,6 +11,7 @@ mod deletes;
 mod every_kind;
 mod lists;
 mod nodes;
+mod openapi;
 mod samples;
 mod watches;
 mod writes;
