@@ -3,6 +3,7 @@
 //! The plug-ins are a plain list of functions, one file each, run in order on every write of both fronts. Each decides
 //! from the call and the objects there are; waiting for what may be just being made is done here.
 
+mod certificate_requester;
 mod custom_resource;
 mod limit_ranger;
 mod namespace_label;
@@ -71,6 +72,7 @@ static PLUGINS: &[Plugin] = &[
     toleration_seconds::admit,
     storage_class::admit,
     role_escalation::admit,
+    certificate_requester::admit,
     custom_resource::admit,
 ];
 
