@@ -147,6 +147,16 @@ impl Etcd {
         Ok(())
     }
 
+    /// Ends all members and waits, so that the next cluster finds its ports free.
+    pub async fn stop(mut self) {
+        for member in self.members.iter_mut().filter_map(Option::take) {
+            let mut member = member;
+            if let Err(error) = member.kill().await {
+                tracing::warn!(%error, "an etcd member was not ended");
+            }
+        }
+    }
+
     /// # Errors
     /// When the member cannot be killed.
     pub async fn kill(&mut self, member: usize) -> Result<()> {
@@ -176,6 +186,8 @@ impl Etcd {
     }
 }
 
+/// One connection; clones share it.
+#[derive(Clone)]
 pub struct Client {
     grpc: Grpc<Channel>,
 }

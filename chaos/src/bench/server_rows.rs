@@ -169,12 +169,14 @@ async fn own_rate(front: &str, clients: usize, span: Duration, numbers: &Arc<Ato
 }
 
 async fn etcd_rate(clients: usize, span: Duration, numbers: &Arc<AtomicU64>) -> Result<Rate> {
-    let _etcd = Etcd::start(1).await?;
+    let etcd = Etcd::start(1).await?;
     let value = object(0).to_vec();
     let callers = (0..clients)
         .map(|_| Ok(etcd::Creates { client: etcd::Client::connect(0)?, value: value.clone() }))
         .collect::<Result<Vec<_>>>()?;
-    drive(callers, span, numbers).await
+    let rate = drive(callers, span, numbers).await;
+    etcd.stop().await;
+    rate
 }
 
 pub async fn lists(table: &mut Table, span: Duration) {
