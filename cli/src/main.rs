@@ -41,6 +41,11 @@ fn main() -> ExitCode {
             libc::signal(libc::SIGPIPE, libc::SIG_DFL);
         }
     }
+    let path = up::search_path();
+    // SAFETY: no other thread runs yet that could read the environment.
+    unsafe {
+        std::env::set_var("PATH", path);
+    }
     // Two providers in one tree would make rustls refuse to choose.
     let _ = rustls::crypto::aws_lc_rs::default_provider().install_default();
     let serves = matches!(cli.command, Command::Server(_) | Command::Agent(_));

@@ -35,6 +35,7 @@ use serde_json::json;
 
 pub use down::{DownArgs, down};
 pub use layout::Layout;
+pub use preflight::search_path;
 pub use process::Daemon;
 
 use crate::pki::{Pki, Subject, write_secret};

@@ -1,5 +1,6 @@
 //! What the machine must have, said before anything is made.
 
+use std::ffi::OsString;
 use std::path::PathBuf;
 
 use anyhow::{Result, bail};
@@ -38,11 +39,17 @@ pub fn check(layout: &Layout) -> Result<()> {
     Ok(())
 }
 
-/// Searches `PATH` and the directories of administrators' programs.
+/// Searches `PATH`; see [`search_path`].
 pub fn find(program: &str) -> Option<PathBuf> {
     let path = std::env::var_os("PATH").unwrap_or_default();
-    std::env::split_paths(&path)
-        .chain(["/usr/sbin", "/sbin", "/usr/bin", "/bin"].map(PathBuf::from))
-        .map(|dir| dir.join(program))
-        .find(|candidate| candidate.is_file())
+    std::env::split_paths(&path).map(|dir| dir.join(program)).find(|candidate| candidate.is_file())
+}
+
+/// `PATH` with the directories of administrators' programs, which many users' shells leave out.
+pub fn search_path() -> OsString {
+    let path = std::env::var_os("PATH").unwrap_or_default();
+    let given: Vec<PathBuf> = std::env::split_paths(&path).collect();
+    let more = ["/usr/sbin", "/sbin", "/usr/bin", "/bin"].map(PathBuf::from);
+    let missing: Vec<PathBuf> = more.into_iter().filter(|dir| !given.contains(dir)).collect();
+    std::env::join_paths(given.into_iter().chain(missing)).unwrap_or(path)
 }
