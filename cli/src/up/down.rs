@@ -11,7 +11,7 @@ use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 
 use super::layout::Layout;
-use super::process::{Daemon, processes_naming, run, wait_gone};
+use super::process::{Daemon, processes_naming, wait_gone};
 use super::progress::Step;
 use super::{absolute, network};
 
@@ -45,7 +45,6 @@ pub fn down(args: &DownArgs) -> Result<()> {
 
     let step = Step::begin("network, cgroups");
     network::remove(&layout);
-    let _ = run("nft", &["delete", "table", "inet", &layout.prefix()]);
     for node in 1..=layout.nodes {
         remove_cgroups(&layout.cgroup(node));
     }

@@ -7,7 +7,8 @@ use k8s_openapi::api::discovery::v1::{Endpoint, EndpointConditions, EndpointPort
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 
 use super::{
-    Port, addresses, hostname, is_headless, pods_behind, ports, publishes_unready, selector, services_of,
+    HEADLESS, Port, addresses, hostname, is_headless, pods_behind, ports, publishes_unready, selector,
+    services_of,
 };
 use crate::objects::{
     Labels, controlling_reference, is_controlled_by, is_deleting, is_ready, name_of, namespace_of, node_name,
@@ -17,7 +18,6 @@ use crate::runtime::{Action, Controller, Key, Now, Plan, World};
 const SERVICE_NAME: &str = "kubernetes.io/service-name";
 const MANAGED_BY: &str = "endpointslice.kubernetes.io/managed-by";
 const MANAGER: &str = "endpointslice-controller.k8s.io";
-const HEADLESS: &str = "service.kubernetes.io/headless";
 const ZONE: &str = "topology.kubernetes.io/zone";
 /// Endpoints in one slice.
 const FULL: usize = 100;

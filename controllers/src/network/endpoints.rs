@@ -7,14 +7,14 @@ use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 
 use super::endpoint_slices::target;
 use super::{
-    Port, addresses, hostname, is_headless, pods_behind, ports, publishes_unready, selector, services_of,
+    HEADLESS, Port, addresses, hostname, is_headless, pods_behind, ports, publishes_unready, selector,
+    services_of,
 };
 use crate::objects::{Labels, is_deleting, is_ready, name_of, node_name};
 use crate::runtime::{Action, Controller, Key, Now, Plan, World};
 
 const MANAGED_BY: &str = "endpoints.kubernetes.io/managed-by";
 const MANAGER: &str = "endpoint-controller";
-const HEADLESS: &str = "service.kubernetes.io/headless";
 const OVER_CAPACITY: &str = "endpoints.kubernetes.io/over-capacity";
 /// Addresses in one object; readers of large services use slices.
 const CAPACITY: usize = 1000;

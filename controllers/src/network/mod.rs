@@ -11,6 +11,9 @@ use k8s_openapi::apimachinery::pkg::util::intstr::IntOrString;
 use crate::objects::{Labels, is_finished, namespace_of};
 use crate::runtime::{Key, World};
 
+/// Label of slices and endpoints of a service without an address of its own.
+const HEADLESS: &str = "service.kubernetes.io/headless";
+
 /// A port of a service as one pod serves it.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Port {
