@@ -8,22 +8,32 @@
 //!
 //! | module | holds |
 //! |---|---|
-//! | [`cluster`] | the [`cluster::Cluster`] trait, and real `kontiki server` processes behind it |
-//! | [`world`] | the private network they live in |
+//! | `cluster` | the `Cluster` trait, and real `kontiki server` processes behind it |
+//! | `world` | the private network they live in |
+//! | `sim` | clusters in one process, in virtual time |
 //! | [`history`] | what clients did, when, and what they were told |
-//! | [`traffic`] | clients and watchers |
+//! | `traffic` | clients and watchers |
 //! | [`check`] | what must hold of every history |
-//! | [`scenario`] | one file for each way to hurt a cluster |
-//! | [`bench`] | the budget table |
+//! | `scenario` | one file for each way to hurt a cluster |
+//! | `bench` | the budget table |
+//!
+//! Feature `processes` (the default) has what needs real servers; feature `simulation` needs the store alone.
 //!
 //! **Invariant:** an operation whose outcome its client does not know stays open in the history for ever; no checker takes
 //! silence for refusal. **Invariant:** whatever a run makes dies with its process: namespaces have no names, servers
 //! are killed with their parent, data is in a temporary directory.
 
+#[cfg(feature = "processes")]
 pub mod bench;
 pub mod check;
+#[cfg(feature = "processes")]
 pub mod cluster;
 pub mod history;
+#[cfg(feature = "processes")]
 pub mod scenario;
+#[cfg(feature = "simulation")]
+pub mod sim;
+#[cfg(feature = "processes")]
 pub mod traffic;
+#[cfg(feature = "processes")]
 pub mod world;
