@@ -20,7 +20,8 @@
 //! | `replica` | one writer, readers without locks |
 //! | `memory` | a cluster of one without disk or network |
 //! | `codec` | version byte, checksum, bincode |
-//! | `disk` | sled with true fsync, the data directory |
+//! | `disk` | the data directory: log files, the checkpoint's database |
+//! | `environment` | the seam between a server and its disk, exchanged by the simulation |
 //! | `raft` | consensus between servers; no openraft type leaves it |
 //!
 //! **Invariants.** Nothing is acknowledged before it is durable on a quorum, a single server included; a failing fsync ends
@@ -32,6 +33,7 @@ mod codec;
 mod command;
 mod config;
 mod disk;
+mod environment;
 mod housekeeping;
 mod lease;
 mod memory;

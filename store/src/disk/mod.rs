@@ -32,7 +32,7 @@ const RESERVE: u64 = 64 << 20;
 
 /// Why the disk layer cannot go on with what it found.
 #[derive(Debug, thiserror::Error)]
-pub(crate) enum DiskError {
+pub enum DiskError {
     #[error("{0}")]
     Corrupt(String),
     #[error("{0}")]
@@ -62,7 +62,7 @@ impl From<CodecError> for DiskError {
 }
 
 impl DiskError {
-    pub fn at(self, dir: &Path) -> OpenError {
+    pub(crate) fn at(self, dir: &Path) -> OpenError {
         let dir = dir.to_path_buf();
         match self {
             DiskError::Corrupt(problem) => OpenError::Corrupt { dir, problem },
