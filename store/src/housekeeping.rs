@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use crate::command::{Command, Millis};
+use crate::mutant::mutated;
 use crate::mvcc::Machine;
 
 /// Leases that one command ends at most, so that no revision is huge.
@@ -25,7 +26,7 @@ impl Default for Limits {
 pub(crate) fn due(machine: &Machine, now: Millis, limits: &Limits) -> Vec<Command> {
     let mut commands = Vec::new();
     let leases = machine.leases().due(now, LEASES_AT_ONCE);
-    if !leases.is_empty() {
+    if !leases.is_empty() && !mutated!(LeaseNeverExpires) {
         commands.push(Command::ExpireLeases { leases });
     }
     let keep = limits.history.as_millis() as Millis;

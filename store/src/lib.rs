@@ -19,6 +19,7 @@
 //! | `watch` | [`Watcher`] and the hub that feeds it |
 //! | `replica` | one writer, readers without locks |
 //! | `memory` | a cluster of one without disk or network |
+//! | `mutant` | defects that the simulation plants to test its checkers |
 //! | `codec` | version byte, checksum, bincode |
 //! | `disk` | the data directory: log files, the checkpoint's database |
 //! | `environment` | the seam between a server and its disk, exchanged by the simulation |
@@ -37,12 +38,19 @@ mod environment;
 mod housekeeping;
 mod lease;
 mod memory;
+mod mutant;
 mod mvcc;
 mod raft;
 mod replica;
 mod store;
 mod types;
 mod watch;
+
+/// What a simulation exchanges and plants. Never part of the product.
+#[cfg(feature = "simulation")]
+pub mod simulation {
+    pub use crate::mutant::{Mutant, plant, set_clock};
+}
 
 pub use config::{Config, OpenError, PeerTls, Start, Timings};
 pub use store::Store;

@@ -23,6 +23,7 @@ use parking_lot::Mutex;
 use tokio::sync::Notify;
 use tokio::time::Instant;
 
+use crate::mutant::mutated;
 use crate::mvcc::{Event, View};
 use crate::types::{Change, ReadError, Revision, WatchError, WatchItem};
 
@@ -140,7 +141,8 @@ impl Inner {
 impl Slot {
     fn push(&self, revision: Revision, changes: &Arc<[Change]>) {
         let mut state = self.state.lock();
-        if revision <= state.after || state.overflown {
+        let dropped = mutated!(WatchEventDropped) && revision.is_multiple_of(64);
+        if revision <= state.after || state.overflown || dropped {
             return;
         }
         if state.queue.len() == QUEUE {
@@ -244,6 +246,10 @@ impl Watcher {
         // Read before the queue: what was published before has then been queued before, and cannot be overtaken.
         let published = self.feed.hub.published();
         let mut state = slot.state.lock();
+        if mutated!(BookmarkOvertakes) && state.queue.len() > 1 && published > self.position {
+            self.position = published;
+            return Look::Item(WatchItem::Progress(published));
+        }
         if let Some((revision, changes)) = state.queue.pop_front() {
             self.position = revision;
             self.progress_at = Instant::now() + PROGRESS_EVERY;

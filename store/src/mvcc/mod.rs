@@ -21,6 +21,7 @@ use imbl::OrdMap;
 
 use crate::command::{Batch, Command, Millis, Reply};
 use crate::lease::{Lease, Leases};
+use crate::mutant::mutated;
 use crate::types::{Change, Entry, LeaseId, MemberId, Op, Outcome, Revision, Txn};
 use overlay::Overlay;
 pub(crate) use view::{Event, View};
@@ -127,7 +128,10 @@ impl Machine {
     }
 
     fn command(&mut self, command: &Command, applied: &mut Applied) -> Reply {
-        let now = self.counters.time;
+        let mut now = self.counters.time;
+        if mutated!(ApplyReadsClock) {
+            now = now.max(crate::mutant::clock());
+        }
         match command {
             Command::Txn(txn) => self.txn(txn, applied),
             Command::GrantLease { ttl } => {
@@ -173,7 +177,8 @@ impl Machine {
     fn txn(&mut self, txn: &Txn, applied: &mut Applied) -> Reply {
         let revision = self.counters.revision;
         let holds = |key: &Bytes| self.view.current.get(key).map_or(0, |entry| entry.mod_revision);
-        if txn.guards.iter().any(|guard| holds(&guard.key) != guard.mod_revision) {
+        let ignored = mutated!(GuardIgnored) && revision.is_multiple_of(8);
+        if !ignored && txn.guards.iter().any(|guard| holds(&guard.key) != guard.mod_revision) {
             let current = txn.guards.iter().map(|guard| self.view.get(&guard.key)).collect();
             return Reply::Txn(Outcome::Conflict { revision, current });
         }
