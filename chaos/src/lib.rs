@@ -29,6 +29,7 @@ pub mod check;
 #[cfg(feature = "processes")]
 pub mod cluster;
 pub mod history;
+pub mod observe;
 #[cfg(feature = "processes")]
 pub mod scenario;
 #[cfg(feature = "simulation")]

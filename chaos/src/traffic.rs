@@ -16,7 +16,12 @@ use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 
 use crate::cluster::{Cluster, ServerId};
-use crate::history::{Action, Final, Outcome, Recorder, Register, Seen, Value, Watched};
+use crate::history::{
+    Action, Change, End, Final, Item, Key, Outcome, Recorder, Revision, Value, Version, Watched,
+};
+
+/// A register is a ConfigMap that holds one number.
+pub type Register = u32;
 
 pub const NAMESPACE: &str = "chaos";
 pub const REGISTERS: Register = 8;
@@ -37,8 +42,8 @@ impl Numbers {
     }
 }
 
-fn register_name(register: Register) -> String {
-    format!("register-{register}")
+fn register_name(register: Register) -> Key {
+    format!("register-{register}").into()
 }
 
 fn config_map(name: &str, value: Value, revision: Option<u64>) -> ConfigMap {
@@ -51,15 +56,16 @@ fn config_map(name: &str, value: Value, revision: Option<u64>) -> ConfigMap {
     serde_json::from_value(document).unwrap_or_default()
 }
 
-fn read_back(object: &ConfigMap) -> Option<(Value, u64)> {
+fn read_back(object: &ConfigMap) -> Option<Version> {
     let value = object.data.as_ref()?.get("value")?.parse().ok()?;
-    Some((value, object.metadata.resource_version.as_ref()?.parse().ok()?))
+    Some(Version { value, revision: object.metadata.resource_version.as_ref()?.parse().ok()? })
 }
 
 /// Whether the server has certainly done nothing: it says so by 503 and by every answer that blames the request.
 fn failed(status: &Status) -> Outcome {
     let text = format!("{} {}", status.code, status.message);
     match status.code {
+        409 => Outcome::Conflict { revision: 0, current: Vec::new() },
         503 | 400..=499 => Outcome::Refused(text),
         _ => Outcome::Unknown(text),
     }
@@ -68,7 +74,7 @@ fn failed(status: &Status) -> Outcome {
 fn written(result: Result<ConfigMap, Status>) -> Outcome {
     match result {
         Ok(object) => match read_back(&object) {
-            Some((_, revision)) => Outcome::Done { revision },
+            Some(version) => Outcome::Done { revision: version.revision },
             None => Outcome::Unknown("an answer without revision".into()),
         },
         Err(status) => failed(&status),
@@ -87,9 +93,9 @@ async fn within<T>(work: impl Future<Output = Result<T, Status>>) -> Result<T, S
 /// A write that was not taken.
 pub async fn prepare(client: &Client, recorder: &Recorder, numbers: &Numbers) -> anyhow::Result<()> {
     for register in 0..REGISTERS {
-        let (value, invoked) = (numbers.next(), recorder.now());
-        let created = client.create_as(&config_map(&register_name(register), value, None)).await?;
-        recorder.record((usize::MAX, None), Action::Write(register, value), invoked, written(Ok(created)));
+        let (value, invoked, name) = (numbers.next(), recorder.now(), register_name(register));
+        let created = client.create_as(&config_map(&name, value, None)).await?;
+        recorder.record((usize::MAX, None), Action::swap(&name, 0, value), invoked, written(Ok(created)));
     }
     Ok(())
 }
@@ -122,7 +128,13 @@ impl Traffic {
         let mut watchers = Vec::new();
         for server in 0..cluster.size() {
             let client = cluster.client(&[server], DEADLINE)?;
-            watchers.push(tokio::spawn(watch(client, server, start, stop_watching.clone())));
+            watchers.push(tokio::spawn(watch(
+                client,
+                server,
+                start,
+                Arc::clone(&recorder),
+                stop_watching.clone(),
+            )));
         }
         let mut clients = Vec::new();
         for number in 0..each * cluster.size() + 1 {
@@ -159,11 +171,11 @@ impl Traffic {
         let client = cluster.client(&[server], DEADLINE)?;
         let probes = (0..count).map(|_| {
             let (client, recorder) = (client.clone(), Arc::clone(&self.recorder));
-            let name = format!("object-{}", self.numbers.next());
+            let (name, value) = new_object(&self.numbers);
             tokio::spawn(async move {
-                let invoked = recorder.now();
-                let outcome = written(within(client.create_as(&config_map(&name, 0, None))).await);
-                recorder.record((PROBE, Some(server)), Action::Create(name), invoked, outcome);
+                let ticket = recorder.invoke(PROBE, Some(server), Action::swap(&name, 0, value));
+                let outcome = written(within(client.create_as(&config_map(&name, value, None))).await);
+                recorder.complete(ticket, outcome);
             })
         });
         Ok(probes.collect())
@@ -192,13 +204,13 @@ impl Traffic {
                     "server {server}, last read: {outcome:?}"
                 );
                 let who = (usize::MAX - 1 - server, Some(server));
-                self.recorder.record(who, Action::Read(register), invoked, outcome);
+                self.recorder.record(who, Action::get(&register_name(register)), invoked, outcome);
             }
-            finals.push(last_state(&client).await?);
+            finals.push(last_state(&client, server).await?);
         }
         // A sign for the watchers: who has seen it has seen everything before it.
         let sign = cluster.client(&(0..cluster.size()).collect::<Vec<_>>(), DEADLINE)?;
-        sign.create_as(&config_map(SIGN, 0, None)).await?;
+        sign.create_as(&config_map(SIGN, self.numbers.next(), None)).await?;
         let mut watched = Vec::new();
         for watcher in self.watchers {
             match tokio::time::timeout(Duration::from_secs(15), watcher).await {
@@ -213,25 +225,43 @@ impl Traffic {
 
 const SIGN: &str = "the-end";
 
-async fn last_state(client: &Client) -> anyhow::Result<Final> {
+/// A name and a value that are used once.
+fn new_object(numbers: &Numbers) -> (Key, Value) {
+    let value = numbers.next();
+    (format!("object-{value}").into(), value)
+}
+
+async fn list(client: &Client) -> anyhow::Result<(Revision, Vec<(Key, Version)>)> {
     let target = Target::kind::<ConfigMap>().within(NAMESPACE);
     let list = client.list(&target, &ListOptions::default()).await?;
-    let mut last = Final { revision: list.resource_version.parse()?, ..Final::default() };
+    let mut entries = Vec::new();
     for item in &list.items {
         let object: ConfigMap = decode(item)?;
         // Kubernetes' own objects of the namespace hold no number.
-        if let Some((_, revision)) = read_back(&object) {
-            last.listed += 1;
-            last.objects.insert(object.metadata.name.unwrap_or_default(), revision);
+        if let Some(version) = read_back(&object) {
+            entries.push((object.metadata.name.unwrap_or_default().into(), version));
         }
     }
-    Ok(last)
+    Ok((list.resource_version.parse()?, entries))
+}
+
+async fn last_state(client: &Client, server: ServerId) -> anyhow::Result<Final> {
+    let (revision, entries) = list(client).await?;
+    Ok(Final {
+        server,
+        revision,
+        state_hash: None,
+        listed: entries.len(),
+        entries: entries.into_iter().collect(),
+    })
 }
 
 async fn read(client: &Client, register: Register) -> Outcome {
     match within(client.get_as::<ConfigMap>(NAMESPACE, &register_name(register))).await {
         Ok(object) => match read_back(&object) {
-            Some((value, revision)) => Outcome::Found { value, revision },
+            Some(version) => {
+                Outcome::Found { revision: None, entries: vec![(register_name(register), version)] }
+            }
             None => Outcome::Unknown("an answer without value".into()),
         },
         Err(status) => failed(&status),
@@ -261,76 +291,79 @@ impl Worker {
     /// One operation, or two for a guarded write; says whether the last one succeeded.
     async fn step(&mut self) -> bool {
         let register = self.random.random_range(0..REGISTERS);
-        let invoked = self.recorder.now();
+        let name = register_name(register);
         match self.random.random_range(0..100) {
-            0..35 => {
-                let outcome = read(&self.client, register).await;
-                self.note(Action::Read(register), invoked, outcome)
-            }
+            0..35 => self.run_one(Action::get(&name), read(&self.client, register)).await.0,
             35..60 => {
                 let value = self.numbers.next();
-                let object = config_map(&register_name(register), value, None);
-                let outcome = written(within(self.client.update_as(&object)).await);
-                self.note(Action::Write(register, value), invoked, outcome)
+                let object = config_map(&name, value, None);
+                let work = async { written(within(self.client.update_as(&object)).await) };
+                self.run_one(Action::put(&name, value), work).await.0
             }
             60..80 => {
-                let before = read(&self.client, register).await;
-                let found = match before {
-                    Outcome::Found { value, revision } => Some((value, revision)),
-                    _ => None,
-                };
-                self.note(Action::Read(register), invoked, before);
-                let Some((expected, revision)) = found else { return false };
-                let (value, invoked) = (self.numbers.next(), self.recorder.now());
-                let object = config_map(&register_name(register), value, Some(revision));
-                let outcome = written(within(self.client.update_as(&object)).await);
-                self.note(Action::Swap { register, expected, value }, invoked, outcome)
+                let (_, before) = self.run_one(Action::get(&name), read(&self.client, register)).await;
+                let Outcome::Found { entries, .. } = before else { return false };
+                let Some((_, found)) = entries.first() else { return false };
+                let value = self.numbers.next();
+                let object = config_map(&name, value, Some(found.revision));
+                let work = async { written(within(self.client.update_as(&object)).await) };
+                self.run_one(Action::swap(&name, found.revision, value), work).await.0
             }
             _ => {
-                let name = format!("object-{}", self.numbers.next());
-                let outcome = written(within(self.client.create_as(&config_map(&name, 0, None))).await);
-                self.note(Action::Create(name), invoked, outcome)
+                let (name, value) = new_object(&self.numbers);
+                let object = config_map(&name, value, None);
+                let work = async { written(within(self.client.create_as(&object)).await) };
+                self.run_one(Action::swap(&name, 0, value), work).await.0
             }
         }
     }
 
-    fn note(&self, action: Action, invoked: Duration, outcome: Outcome) -> bool {
-        // A lost race is an answer like any other.
-        let fine = match &outcome {
-            Outcome::Refused(reason) => reason.starts_with("409"),
-            Outcome::Unknown(_) => false,
-            Outcome::Done { .. } | Outcome::Found { .. } => true,
-        };
-        self.recorder.record(self.identity, action, invoked, outcome);
-        fine
+    /// Performs and records one operation; says whether it was answered. A lost race is an answer like any other.
+    async fn run_one(&self, action: Action, work: impl Future<Output = Outcome>) -> (bool, Outcome) {
+        let ticket = self.recorder.invoke(self.identity.0, self.identity.1, action);
+        let outcome = work.await;
+        self.recorder.complete(ticket, outcome.clone());
+        (!matches!(outcome, Outcome::Refused(_) | Outcome::Unknown(_)), outcome)
     }
 }
 
 /// Watches from `start` until the sign, however often the connection breaks.
-async fn watch(client: Client, server: ServerId, start: u64, stop: CancellationToken) -> Watched {
-    let mut record = Watched { server, start, ..Watched::default() };
+async fn watch(
+    client: Client,
+    server: ServerId,
+    start: Revision,
+    recorder: Arc<Recorder>,
+    stop: CancellationToken,
+) -> Watched {
+    let mut record = Watched { watcher: server, ..Watched::default() };
     let mut revision = start;
     while !stop.is_cancelled() {
-        match watch_once(&client, &mut revision, &mut record).await {
-            Ok(true) => return record,
-            Ok(false) => {}
-            Err(status) if status.code == 410 => {
-                let target = Target::kind::<ConfigMap>().within(NAMESPACE);
-                if let Ok(list) = client.list(&target, &ListOptions::default()).await
-                    && let Ok(listed) = list.resource_version.parse()
-                {
-                    revision = listed;
-                    record.relisted.insert(record.seen.len(), listed);
-                }
+        let ended = match watch_once(&client, (server, &recorder), &mut revision, &mut record).await {
+            Ok(true) => {
+                record.must_reach = Some(revision);
+                return record;
             }
-            Err(_) => {}
+            Ok(false) => End::Broken("the stream ended".into()),
+            Err(status) if status.code == 410 => End::ListAgain(status.message),
+            Err(status) => End::Broken(status.message),
+        };
+        let again = matches!(ended, End::ListAgain(_));
+        record.items.push((recorder.now(), Item::Ended(ended)));
+        if again && let Ok((listed, entries)) = list(&client).await {
+            revision = listed;
+            record.items.push((recorder.now(), Item::Listed { revision, entries }));
         }
         tokio::time::sleep(Duration::from_millis(30)).await;
     }
     record
 }
 
-async fn watch_once(client: &Client, revision: &mut u64, record: &mut Watched) -> Result<bool, Status> {
+async fn watch_once(
+    client: &Client,
+    (server, recorder): (ServerId, &Recorder),
+    revision: &mut Revision,
+    record: &mut Watched,
+) -> Result<bool, Status> {
     let target = Target::kind::<ConfigMap>().within(NAMESPACE);
     let options = WatchOptions {
         resource_version: revision.to_string(),
@@ -338,25 +371,30 @@ async fn watch_once(client: &Client, revision: &mut u64, record: &mut Watched) -
         ..WatchOptions::default()
     };
     let mut stream = client.watch(&target, &options).await?;
-    record.connections += 1;
+    record.items.push((recorder.now(), Item::Opened { server, after: *revision }));
     while let Some(event) = stream.next().await {
         let event = event?;
         let object: ConfigMap = decode(&event.object)?;
-        let at: Option<u64> = object.metadata.resource_version.as_ref().and_then(|at| at.parse().ok());
+        let at: Option<Revision> = object.metadata.resource_version.as_ref().and_then(|at| at.parse().ok());
         let Some(at) = at else { continue };
-        let event_type = event.event_type;
-        if event_type == EventType::Bookmark {
-            // A bookmark that went back would make the next connection repeat events, which the checker sees.
-            *revision = at;
+        *revision = at;
+        if event.event_type == EventType::Bookmark {
+            record.items.push((recorder.now(), Item::Bookmark(at)));
             continue;
         }
-        let value = read_back(&object).map(|(value, _)| value);
+        let Some(Version { value, .. }) = read_back(&object) else { continue };
         let name = object.metadata.name.unwrap_or_default();
-        if name == SIGN {
+        let (value, previous) = match event.event_type {
+            EventType::Deleted => (None, None),
+            EventType::Added => (Some(value), Some(None)),
+            _ => (Some(value), None),
+        };
+        let is_sign = name == SIGN;
+        let change = Change { key: name.into(), value, previous };
+        record.items.push((recorder.now(), Item::Changes { revision: at, changes: vec![change] }));
+        if is_sign {
             return Ok(true);
         }
-        record.seen.push(Seen { revision: at, event: event_type.as_str(), name, value });
-        *revision = at;
     }
     Ok(false)
 }

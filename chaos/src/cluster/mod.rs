@@ -14,8 +14,7 @@ pub use crate::world::Cut;
 pub(crate) use process::command;
 pub use process::{Options, Processes, kontiki_program};
 
-/// Servers by number, from 0.
-pub type ServerId = usize;
+pub use crate::history::ServerId;
 
 /// What scenarios do to servers, whatever these are made of.
 #[async_trait]

@@ -8,7 +8,6 @@ use rand::Rng;
 
 use super::{Findings, PATIENCE, Stage};
 use crate::cluster::{Cut, await_leader};
-use crate::history::{Action, Outcome};
 
 /// Writes sent to the old leader when it has just been cut off, and again when there is a new one.
 const PROBES: usize = 6;
@@ -42,10 +41,10 @@ pub async fn hurt(mut stage: Stage<'_>) -> Result<Findings> {
     let (mut asked, mut taken_elsewhere) = (0, 0);
     for operation in stage.traffic.recorder.operations() {
         let within = operation.invoked > cut && operation.returned.is_none_or(|returned| returned < healed);
-        if matches!(operation.action, Action::Read(_)) || !within {
+        if operation.action.is_read() || !within {
             continue;
         }
-        let done = matches!(operation.outcome, Outcome::Done { .. });
+        let done = operation.is_acknowledged_write();
         if operation.server == Some(old) {
             asked += 1;
             if done {

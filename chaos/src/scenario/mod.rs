@@ -25,7 +25,8 @@ use rand::rngs::StdRng;
 
 use crate::check::{self, Violation};
 use crate::cluster::{self, Cluster, Options, Processes, kontiki_program};
-use crate::history::Outcome;
+use crate::history::{History, Outcome};
+use crate::observe::Observations;
 use crate::traffic::{NAMESPACE, Traffic};
 
 /// Longest time one scenario may take, its cluster's start and the checks included.
@@ -56,7 +57,7 @@ impl Stage<'_> {
         let (from, begun) = (self.traffic.recorder.now(), Instant::now());
         loop {
             let is_new = |operation: &crate::history::Operation| {
-                operation.invoked > from && matches!(operation.outcome, Outcome::Done { .. })
+                operation.invoked > from && operation.is_acknowledged_write()
             };
             if self.traffic.recorder.operations().iter().any(is_new) {
                 return Ok(begun.elapsed());
@@ -169,14 +170,16 @@ async fn perform(scenario: &Scenario, seed: u64, cluster: &Processes, report: &m
     let operations = recorder.operations();
     for operation in &operations {
         match operation.outcome {
-            Outcome::Done { .. } | Outcome::Found { .. } => report.acknowledged += 1,
-            Outcome::Refused(_) => report.refused += 1,
             Outcome::Unknown(_) => report.unknown += 1,
+            Outcome::Refused(_) | Outcome::NoSuchLease => report.refused += 1,
+            _ => report.acknowledged += 1,
         }
     }
-    report.events = watched.iter().map(|watcher| watcher.seen.len()).sum();
-    let judged = tokio::task::spawn_blocking(move || check::check(&operations, &watched, &finals)).await?;
-    report.violations.extend(judged);
+    report.events = watched.iter().map(crate::history::Watched::events).sum();
+    let history = History { operations, watches: watched, finals };
+    let observations = Observations { servers: cluster.size(), ..Observations::default() };
+    let verdict = tokio::task::spawn_blocking(move || check::judge(&history, &observations)).await?;
+    report.violations.extend(verdict.lines());
     Ok(())
 }
 
