@@ -10,6 +10,9 @@
 
 pub(crate) mod checkpoint;
 pub(crate) mod journal;
+#[cfg(any(test, feature = "simulation"))]
+#[allow(dead_code, reason = "the simulation is about to use all of it")]
+pub(crate) mod memory;
 pub(crate) mod sync;
 #[cfg(test)]
 mod tests;
