@@ -17,6 +17,7 @@
 //! | `mvcc` | the pure state machine, its views and history |
 //! | `lease`, `housekeeping` | leases; what the leader proposes of its own accord |
 //! | `watch` | [`Watcher`] and the hub that feeds it |
+//! | `life` | the tasks of one server, so that a simulated one can be killed |
 //! | `replica` | one writer, readers without locks |
 //! | `memory` | a cluster of one without disk or network |
 //! | `mutant` | defects that the simulation plants to test its checkers |
@@ -37,6 +38,8 @@ mod disk;
 mod environment;
 mod housekeeping;
 mod lease;
+#[allow(dead_code, reason = "on its way in")]
+mod life;
 mod memory;
 mod mutant;
 mod mvcc;

@@ -10,6 +10,7 @@
 //! | `steward` | what runs beside: leases, compaction, checkpoints |
 //! | `failover` | electing at once when the leader's process has died |
 //! | `log`, `machine`, `snapshot` | openraft's storage over `disk` and `mvcc` |
+//! | `transport` | the seam between servers |
 //! | `network`, `server`, `wire`, `tls` | peers |
 
 mod barrier;
@@ -26,6 +27,8 @@ mod server;
 mod snapshot;
 mod steward;
 mod tls;
+#[expect(dead_code, reason = "on its way in")]
+pub(crate) mod transport;
 mod types;
 mod wire;
 
