@@ -20,11 +20,13 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use crate::disk::DiskError;
+use crate::raft::transport::Transport;
 
 /// What a server stands on. The product's is real; the simulation exchanges it, and nothing else.
 #[derive(Clone)]
 pub struct Environment {
     pub storage: Arc<dyn Storage>,
+    pub transport: Arc<dyn Transport>,
     pub labour: Labour,
 }
 

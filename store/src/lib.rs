@@ -52,7 +52,9 @@ mod watch;
 /// What a simulation exchanges and plants. Never part of the product.
 #[cfg(feature = "simulation")]
 pub mod simulation {
+    pub use crate::life::{Life, spawn};
     pub use crate::mutant::{Mutant, plant, set_clock};
+    pub use crate::raft::transport;
 }
 
 pub use config::{Config, OpenError, PeerTls, Start, Timings};
