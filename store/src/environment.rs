@@ -90,6 +90,7 @@ pub trait Storage: Send + Sync {
 }
 
 /// An open file. Its length never changes.
+#[allow(clippy::len_without_is_empty, reason = "the length is fixed, and never zero")]
 pub trait File: Send + Sync {
     /// Writes all of it, or says why not; what an error left is unknown. Past the end: an error, nothing written.
     fn write_at(&self, offset: u64, bytes: &[u8]) -> io::Result<()>;

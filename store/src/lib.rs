@@ -20,6 +20,7 @@
 //! | `life` | the tasks of one server, so that a simulated one can be killed |
 //! | `replica` | one writer, readers without locks |
 //! | `memory` | a cluster of one without disk or network |
+//! | `simulation` | what a simulation exchanges and looks at; a feature
 //! | `mutant` | defects that the simulation plants to test its checkers |
 //! | `codec` | version byte, checksum, bincode |
 //! | `disk` | the data directory: log files, the checkpoint's database |
@@ -45,17 +46,11 @@ mod mutant;
 mod mvcc;
 mod raft;
 mod replica;
+#[cfg(feature = "simulation")]
+pub mod simulation;
 mod store;
 mod types;
 mod watch;
-
-/// What a simulation exchanges and plants. Never part of the product.
-#[cfg(feature = "simulation")]
-pub mod simulation {
-    pub use crate::life::{Life, spawn};
-    pub use crate::mutant::{Mutant, plant, set_clock};
-    pub use crate::raft::transport;
-}
 
 pub use config::{Config, OpenError, PeerTls, Start, Timings};
 pub use store::Store;

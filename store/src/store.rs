@@ -213,6 +213,15 @@ impl Store {
         }
     }
 
+    /// What this server knows, log entries from the index on included, for a simulation. `None` of a store in memory.
+    #[cfg(feature = "simulation")]
+    pub fn look(&self, log_from: u64, at_most: u64) -> Option<crate::simulation::Look> {
+        match &self.backend {
+            Backend::Memory(_) => None,
+            Backend::Raft(node) => Some(node.look(log_from, at_most)),
+        }
+    }
+
     fn raft(&self) -> Result<&Node, StoreError> {
         match &self.backend {
             Backend::Raft(node) => Ok(node),

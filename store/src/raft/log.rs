@@ -116,7 +116,7 @@ impl LogStore {
         }
     }
 
-    fn read(&self, from: u64, to: u64, limit: usize) -> Result<Vec<LogEntry>, io::Error> {
+    pub(super) fn read(&self, from: u64, to: u64, limit: usize) -> Result<Vec<LogEntry>, io::Error> {
         let mut found = Vec::new();
         let mut bytes = 0;
         let (first, end, recent): (u64, u64, Vec<(usize, LogEntry)>) = {

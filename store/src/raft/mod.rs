@@ -19,6 +19,8 @@ mod failover;
 mod log;
 #[cfg(test)]
 mod log_tests;
+#[cfg(feature = "simulation")]
+mod look;
 mod machine;
 mod membership;
 mod network;
