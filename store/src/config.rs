@@ -34,8 +34,8 @@ impl Default for Timings {
     fn default() -> Timings {
         Timings {
             heartbeat: Duration::from_millis(100),
-            election_min: Duration::from_millis(500),
-            election_max: Duration::from_millis(1000),
+            election_min: Duration::from_millis(300),
+            election_max: Duration::from_millis(600),
             request: Duration::from_secs(5),
         }
     }

@@ -39,6 +39,19 @@ pub enum Labour {
     Inline(Arc<dyn Pace>),
 }
 
+impl Labour {
+    /// Does work that waits for the disk. An error is a panic of it, in words.
+    pub async fn run<T: Send + 'static>(
+        &self,
+        work: impl FnOnce() -> T + Send + 'static,
+    ) -> Result<T, String> {
+        match self {
+            Labour::Threads => tokio::task::spawn_blocking(work).await.map_err(|error| error.to_string()),
+            Labour::Inline(_) => Ok(work()),
+        }
+    }
+}
+
 /// How long the simulated disk takes.
 pub trait Pace: Send + Sync {
     /// Virtual time of one sync. Asked once for each, so that a disk can become slow, or stall for as long as it likes.

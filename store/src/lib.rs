@@ -39,7 +39,6 @@ mod disk;
 mod environment;
 mod housekeeping;
 mod lease;
-#[allow(dead_code, reason = "on its way in")]
 mod life;
 mod memory;
 mod mutant;

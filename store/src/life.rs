@@ -35,6 +35,10 @@ struct Tasks {
     running: BTreeMap<u64, AbortHandle>,
 }
 
+#[cfg_attr(
+    not(feature = "simulation"),
+    allow(dead_code, reason = "no process of the product is killed by half")
+)]
 impl Life {
     pub fn new() -> Life {
         Life::default()

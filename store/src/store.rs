@@ -8,10 +8,12 @@ use kontiki_proto::pb;
 
 use crate::command::{Command, Reply};
 use crate::config::{Config, OpenError};
+use crate::environment::Labour;
 use crate::housekeeping::Limits;
 use crate::memory::Memory;
 use crate::mvcc::{FIRST_MEMBER, Machine};
 use crate::raft::Node;
+use crate::raft::grpc::Grpc;
 use crate::replica::Replica;
 use crate::types::*;
 use crate::watch::Watcher;
@@ -37,7 +39,8 @@ impl Store {
     /// member and has applied what its own log knew to be committed; a leader need not be there yet.
     pub async fn open(config: Config) -> Result<Store, OpenError> {
         let max_txn_bytes = config.max_txn_bytes;
-        let node = Node::open(config).await?;
+        let transport = Arc::new(Grpc::new(&config.tls)?);
+        let node = Node::open(config, transport, Labour::Threads).await?;
         Ok(Store { replica: node.replica().clone(), backend: Backend::Raft(node), max_txn_bytes })
     }
 

@@ -58,7 +58,7 @@ impl Queue {
 
 pub(crate) fn run(core: Arc<Core>, mut waiting: Waiting) {
     let stop = core.stop.clone();
-    tokio::spawn(stop.run_until_cancelled_owned(async move {
+    crate::life::spawn(stop.run_until_cancelled_owned(async move {
         while let Some(first) = waiting.readers.recv().await {
             let mut readers = vec![first];
             while let Ok(reader) = waiting.readers.try_recv() {
@@ -68,7 +68,7 @@ pub(crate) fn run(core: Arc<Core>, mut waiting: Waiting) {
             let index = ask(&core, deadline).await;
             let core = core.clone();
             // The next question need not wait until this one's answer is applied.
-            tokio::spawn(async move {
+            crate::life::spawn(async move {
                 let result = match index {
                     Ok(index) if core.applied(index, deadline).await => Ok(()),
                     Ok(_) => Err(StoreError::Unknown(core.timings.request)),

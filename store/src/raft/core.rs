@@ -14,13 +14,14 @@ use tokio_util::sync::CancellationToken;
 use super::log::LogStore;
 use super::machine::RaftMachine;
 use super::propose;
-use super::tls::Tls;
+use super::transport::{Call, PeerError, Transport};
 use super::types::{Member, Raft, Types};
-use super::wire::{Ask, Lane, Speaker, Told, whole};
+use super::wire::{Ask, Lane, Speaker, Told};
 use crate::codec;
 use crate::command::Millis;
 use crate::config::{Config, Timings};
 use crate::disk::Disk;
+use crate::environment::Labour;
 use crate::replica::Replica;
 use crate::types::{MemberId, StoreError};
 
@@ -30,7 +31,8 @@ pub(crate) struct Core {
     pub machine: RaftMachine,
     pub log: LogStore,
     pub speaker: Speaker,
-    pub tls: Arc<Tls>,
+    pub transport: Arc<dyn Transport>,
+    pub labour: Labour,
     pub disk: Disk,
     pub timings: Timings,
     pub stop: CancellationToken,
@@ -59,15 +61,6 @@ pub(crate) enum Route {
     Nowhere,
 }
 
-/// Why a question got no answer from another server.
-#[derive(Debug)]
-pub(crate) enum AskError {
-    /// It was never sent.
-    NotSent(String),
-    /// It may have been acted on.
-    Lost(String),
-}
-
 impl Core {
     #[allow(clippy::too_many_arguments, reason = "called once, by the opening")]
     pub fn new(
@@ -77,7 +70,8 @@ impl Core {
         machine: RaftMachine,
         log: LogStore,
         speaker: Speaker,
-        tls: Arc<Tls>,
+        transport: Arc<dyn Transport>,
+        labour: Labour,
         disk: Disk,
         proposals: propose::Queue,
     ) -> Core {
@@ -87,7 +81,8 @@ impl Core {
             machine,
             log,
             speaker,
-            tls,
+            transport,
+            labour,
             disk,
             timings: config.timings.clone(),
             stop: CancellationToken::new(),
@@ -173,40 +168,30 @@ impl Core {
         peer: &str,
         ask: &Ask,
         deadline: Instant,
-    ) -> Result<Told, AskError> {
+    ) -> Result<Told, PeerError> {
         let lane = self.lanes.lock().entry(peer.to_string()).or_insert_with(|| self.lane(peer)).clone();
-        let connected = async { lane.lock().await.client().await };
-        let mut client = match tokio::time::timeout_at(deadline, connected).await {
-            Ok(Ok(client)) => client,
-            Ok(Err(problem)) => return Err(AskError::NotSent(problem)),
-            Err(_) => return Err(AskError::NotSent("no connection in time".to_string())),
+        let connected = async { lane.lock().await.conduit().await };
+        let conduit = match tokio::time::timeout_at(deadline, connected).await {
+            Ok(conduit) => conduit?,
+            Err(_) => return Err(PeerError::Unreachable("no connection in time".to_string())),
         };
-        let answer = tokio::time::timeout_at(deadline, client.forward(self.speaker.say(id, ask))).await;
+        let asked = conduit.ask(Call::Forward, self.speaker.say(id, ask));
+        let answer = match tokio::time::timeout_at(deadline, asked).await {
+            Ok(answer) => answer,
+            // It may be the connection that is dead, not the server.
+            Err(_) => Err(PeerError::Lost("no answer in time".to_string())),
+        };
         match answer {
-            Ok(Ok(answer)) => {
-                codec::decode(&answer.into_inner().payload).map_err(|error| AskError::Lost(error.to_string()))
-            }
-            Ok(Err(status)) => {
+            Ok(answer) => codec::decode(&answer.payload).map_err(|error| PeerError::Lost(error.to_string())),
+            Err(error) => {
                 lane.lock().await.forget();
-                let refused = matches!(
-                    status.code(),
-                    tonic::Code::PermissionDenied
-                        | tonic::Code::FailedPrecondition
-                        | tonic::Code::InvalidArgument
-                );
-                let problem = whole(&status);
-                Err(if refused { AskError::NotSent(problem) } else { AskError::Lost(problem) })
-            }
-            Err(_) => {
-                // It may be the connection that is dead, not the server.
-                lane.lock().await.forget();
-                Err(AskError::Lost("no answer in time".to_string()))
+                Err(error)
             }
         }
     }
 
     fn lane(&self, peer: &str) -> Arc<tokio::sync::Mutex<Lane>> {
-        Arc::new(tokio::sync::Mutex::new(Lane::new(self.tls.clone(), peer.to_string())))
+        Arc::new(tokio::sync::Mutex::new(Lane::new(self.transport.clone(), peer.to_string())))
     }
 
     pub fn refuse_when_full(&self) -> Result<(), StoreError> {

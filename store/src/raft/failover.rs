@@ -10,19 +10,16 @@
 //! Every voter has to see the death itself before it grants a vote, so a cut connection to a living leader changes
 //! nothing. A host that vanishes sends no reset and refuses nothing: that is what the election timers are for.
 
-use std::io::ErrorKind;
 use std::sync::Arc;
 use std::time::Duration;
 
 use openraft::async_runtime::watch::WatchReceiver;
 use openraft::raft::TransferLeaderRequest;
-use tokio::io::AsyncReadExt;
-use tokio::net::TcpStream;
 use tokio::time::Instant;
 
 use super::core::Core;
+use super::transport::Probe;
 use super::types::Vote;
-use super::wire;
 use crate::types::MemberId;
 
 /// A listener may outlive its process's connections by some milliseconds, so one accepted call proves no life.
@@ -30,7 +27,6 @@ const CALLS: u32 = 12;
 const BETWEEN_CALLS: Duration = Duration::from_millis(5);
 /// A process that is alive refuses none of these.
 const REFUSALS: u32 = 2;
-const CALL: Duration = Duration::from_millis(200);
 /// Pre-votes are this far apart, and begin this much later for each voter of a lower id.
 const CAMPAIGN_EVERY: Duration = Duration::from_millis(15);
 const PER_RANK: Duration = Duration::from_millis(8);
@@ -49,13 +45,13 @@ struct Followed {
 
 pub(crate) fn run(core: Arc<Core>) {
     let stop = core.stop.clone();
-    tokio::spawn(stop.run_until_cancelled_owned(async move {
+    crate::life::spawn(stop.run_until_cancelled_owned(async move {
         loop {
             let Some(followed) = followed(&core) else {
                 core.leader_may_have_changed(Instant::now() + Duration::from_millis(50)).await;
                 continue;
             };
-            if outlived(&core, &followed).await && is_dead(&followed.address).await {
+            if outlived(&core, &followed).await && is_dead(&core, &followed.address).await {
                 campaign(&core, &followed).await;
             }
         }
@@ -79,13 +75,10 @@ fn followed(core: &Core) -> Option<Followed> {
 /// Holds a connection to the leader; true when the connection ended while that leader was still followed.
 async fn outlived(core: &Core, followed: &Followed) -> bool {
     let ended = async {
-        match tokio::time::timeout(CALL * 5, wire::dial(&core.tls, &followed.address)).await {
-            Ok(Ok(mut stream)) => {
-                // What the other end says first (HTTP/2 settings) is of no interest; only the end of the connection is.
-                while !matches!(stream.read(&mut [0; 64]).await, Ok(0) | Err(_)) {}
-            }
+        match core.transport.connect(&followed.address).await {
+            Ok(conduit) => conduit.closed().await,
             // It may be on its way up, or cut off: not a death that was seen.
-            _ => tokio::time::sleep(Duration::from_millis(100)).await,
+            Err(_) => tokio::time::sleep(Duration::from_millis(100)).await,
         }
     };
     let changed = async {
@@ -104,14 +97,13 @@ async fn outlived(core: &Core, followed: &Followed) -> bool {
 }
 
 /// Whether nobody listens at the address any more.
-async fn is_dead(address: &str) -> bool {
+async fn is_dead(core: &Core, address: &str) -> bool {
     let mut refusals = 0;
     for _ in 0..CALLS {
-        match tokio::time::timeout(CALL, TcpStream::connect(address)).await {
-            Ok(Err(error)) if error.kind() == ErrorKind::ConnectionRefused => refusals += 1,
-            Ok(Ok(_)) => refusals = 0,
-            // No answer is no proof.
-            Ok(Err(_)) | Err(_) => return false,
+        match core.transport.probe(address).await {
+            Probe::Refused => refusals += 1,
+            Probe::Listening => refusals = 0,
+            Probe::Silent => return false,
         }
         if refusals == REFUSALS {
             return true;

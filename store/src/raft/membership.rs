@@ -17,10 +17,10 @@ use openraft::ChangeMembers;
 use openraft::errors::{ClientWriteError, RaftError};
 use tokio::time::Instant;
 
-use super::core::{AskError, Core, Route};
-use super::tls::Tls;
+use super::core::{Core, Route};
+use super::transport::{PeerError, Transport};
 use super::types::{Member, Types};
-use super::wire::{Ask, Lane, Told, whole};
+use super::wire::{Ask, Told};
 use crate::command::{Command, Reply};
 use crate::config::OpenError;
 use crate::disk::Identity;
@@ -45,9 +45,9 @@ async fn with_leader(core: &Core, ask: &Ask, patience: Duration) -> Result<Told,
             Route::Here => answer(core, ask).await,
             Route::There { id, peer } => match core.ask(id, &peer, ask, deadline).await {
                 Ok(told) => told,
-                Err(AskError::NotSent(_)) => Told::NotLeader,
-                Err(AskError::Lost(problem)) => {
-                    tracing::warn!(problem, "no answer from the leader");
+                Err(PeerError::Unreachable(_) | PeerError::Refused(_)) => Told::NotLeader,
+                Err(error @ PeerError::Lost(_)) => {
+                    tracing::warn!(%error, "no answer from the leader");
                     return Err(StoreError::Unknown(patience));
                 }
             },
@@ -260,7 +260,7 @@ pub(crate) async fn admit_anywhere(
 
 /// Asks one address after the other until one lets this server in.
 pub(crate) async fn ask_admission(
-    tls: &Arc<Tls>,
+    transport: &dyn Transport,
     addresses: &[String],
     me: &Member,
     patience: Duration,
@@ -269,17 +269,12 @@ pub(crate) async fn ask_admission(
     let mut problem = "no address to ask was given".to_string();
     while !addresses.is_empty() && Instant::now() < deadline {
         for address in addresses {
-            let mut lane = Lane::new(tls.clone(), address.clone());
             let request =
                 pb::JoinRequest { peer_address: me.peer.clone(), client_address: me.client.clone() };
-            let asked = async {
-                let mut client = lane.client().await?;
-                let answer = client.admit(request).await.map_err(|status| whole(&status))?;
-                Ok::<_, String>(answer.into_inner())
-            };
+            let asked = async { transport.connect(address).await?.admit(request).await };
             match tokio::time::timeout(ADMIT * 2, asked).await {
                 Ok(Ok(reply)) => return Ok((reply.cluster_id, reply.id)),
-                Ok(Err(said)) => problem = said,
+                Ok(Err(error)) => problem = error.to_string(),
                 Err(_) => problem = format!("{address} did not answer in time"),
             }
             tracing::info!(address, problem, "not admitted yet");
@@ -292,19 +287,13 @@ pub(crate) async fn ask_admission(
 /// Refuses a directory of another cluster than the one this server was told to join. Servers that do not answer prove
 /// nothing.
 pub(crate) async fn check_cluster(
-    tls: &Arc<Tls>,
+    transport: &dyn Transport,
     addresses: &[String],
     identity: &Identity,
     dir: &Path,
 ) -> Result<(), OpenError> {
     for address in addresses {
-        let mut lane = Lane::new(tls.clone(), address.clone());
-        let asked = async {
-            let mut client = lane.client().await.ok()?;
-            let answer = client.status(pb::StatusRequest {}).await.ok()?;
-            let found = answer.metadata().get(super::server::CLUSTER)?.to_str().ok()?.to_string();
-            Some(found)
-        };
+        let asked = async { Some(transport.connect(address).await.ok()?.status().await.ok()?.cluster_id) };
         match tokio::time::timeout(STATUS, asked).await {
             Ok(Some(expected)) if expected != identity.cluster_id => {
                 return Err(OpenError::OtherCluster {
@@ -345,11 +334,8 @@ pub(crate) fn own_status(core: &Core) -> pb::MemberStatus {
 
 /// `None` where the member does not answer in time, or another one answers at its address.
 async fn ask_status(core: &Core, id: MemberId, member: &Member) -> Option<pb::MemberStatus> {
-    let mut lane = Lane::new(core.tls.clone(), member.peer.clone());
-    let asked = async {
-        let mut client = lane.client().await.ok()?;
-        Some(client.status(pb::StatusRequest {}).await.ok()?.into_inner())
-    };
+    let transport = &core.transport;
+    let asked = async { Some(transport.connect(&member.peer).await.ok()?.status().await.ok()?.status) };
     let answer = tokio::time::timeout(STATUS, asked).await.ok().flatten()?;
     (answer.id == id).then_some(answer)
 }

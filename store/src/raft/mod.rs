@@ -11,11 +11,14 @@
 //! | `failover` | electing at once when the leader's process has died |
 //! | `log`, `machine`, `snapshot` | openraft's storage over `disk` and `mvcc` |
 //! | `transport` | the seam between servers |
-//! | `network`, `server`, `wire`, `tls` | peers |
+//! | `network`, `server`, `wire` | what is said to peers, and what they ask |
+//! | `grpc`, `tls` | the product's transport |
+//! | `runtime` | where consensus runs |
 
 mod barrier;
 mod core;
 mod failover;
+pub(crate) mod grpc;
 mod log;
 #[cfg(test)]
 mod log_tests;
@@ -25,11 +28,11 @@ mod machine;
 mod membership;
 mod network;
 mod propose;
+mod runtime;
 mod server;
 mod snapshot;
 mod steward;
 mod tls;
-#[allow(dead_code, reason = "on its way in")]
 pub mod transport;
 mod types;
 mod wire;
@@ -40,14 +43,14 @@ use std::time::Duration;
 
 use kontiki_proto::pb;
 use openraft::SnapshotPolicy;
-use tokio::net::TcpListener;
+use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 
 use self::core::Core;
 use self::log::LogStore;
 use self::machine::RaftMachine;
 use self::network::Network;
-use self::tls::Tls;
+use self::transport::Transport;
 use self::types::{Member, Raft};
 use self::wire::Speaker;
 use crate::command::{Command, Reply};
@@ -55,6 +58,8 @@ use crate::config::{Config, OpenError, Start, Timings};
 use crate::disk::checkpoint::Checkpoint;
 use crate::disk::journal::Journal;
 use crate::disk::{Disk, DiskError, Identity};
+use crate::environment::Labour;
+use crate::life::Life;
 use crate::mvcc::{FIRST_MEMBER, Machine};
 use crate::replica::Replica;
 use crate::types::{MemberId, StoreError};
@@ -64,30 +69,35 @@ const ENTRIES_PER_CHECKPOINT: u64 = 5000;
 /// How long opening waits for what only others can give: admission, a leader, the state of the cluster.
 const OPENING: Duration = Duration::from_secs(60);
 
-/// This server's part in the cluster. Consensus, its timers and its connections run on a thread of their own, so that a
-/// busy API does not make the server look dead to its peers.
+/// This server's part in the cluster.
 pub(crate) struct Node {
     core: Arc<Core>,
     proposals: propose::Queue,
     barriers: barrier::Queue,
-    runtime: tokio::runtime::Handle,
-    /// Ends the thread.
-    end: CancellationToken,
+    ground: Ground,
+}
+
+/// Where consensus, its timers and its connections run.
+enum Ground {
+    /// On a thread of their own, so that a busy API does not make the server look dead to its peers.
+    Thread { runtime: tokio::runtime::Handle, end: CancellationToken },
+    /// On the runtime of whoever opened the node, as part of that life.
+    Here(Option<Life>),
 }
 
 impl Drop for Node {
     fn drop(&mut self) {
         self.core.stop.cancel();
-        self.end.cancel();
+        self.ground.end();
     }
 }
 
-impl Node {
-    pub async fn open(config: Config) -> Result<Arc<Node>, OpenError> {
+impl Ground {
+    async fn thread() -> Result<Ground, OpenError> {
+        let failed = |problem: &dyn std::fmt::Display| OpenError::Consensus(problem.to_string());
         let end = CancellationToken::new();
         let (started, handle) = tokio::sync::oneshot::channel();
         let ended = end.clone();
-        let failed = |problem: &dyn std::fmt::Display| OpenError::Consensus(problem.to_string());
         std::thread::Builder::new()
             .name("kontiki-store".to_string())
             .spawn(move || {
@@ -103,12 +113,44 @@ impl Node {
             })
             .map_err(|error| failed(&error))?;
         let runtime = handle.await.map_err(|error| failed(&error))?.map_err(|error| failed(&error))?;
+        Ok(Ground::Thread { runtime, end })
+    }
+
+    fn spawn<T: Send + 'static>(&self, work: impl Future<Output = T> + Send + 'static) -> JoinHandle<T> {
+        match self {
+            Ground::Thread { runtime, .. } => runtime.spawn(work),
+            Ground::Here(Some(life)) => life.spawn(work),
+            Ground::Here(None) => tokio::spawn(work),
+        }
+    }
+
+    fn end(&self) {
+        if let Ground::Thread { end, .. } = self {
+            end.cancel();
+        }
+    }
+}
+
+impl Node {
+    pub async fn open(
+        config: Config,
+        transport: Arc<dyn Transport>,
+        labour: Labour,
+    ) -> Result<Arc<Node>, OpenError> {
+        let failed = |problem: &dyn std::fmt::Display| OpenError::Consensus(problem.to_string());
+        let ground = match labour {
+            Labour::Threads => Ground::thread().await?,
+            Labour::Inline(_) => Ground::Here(Life::current()),
+        };
         // Where opening fails, or whoever waits for it gives up, the thread goes too.
-        let guard = end.clone().drop_guard();
-        let opened = runtime.spawn(open(config)).await.map_err(|error| failed(&error))?;
+        let guard = match &ground {
+            Ground::Thread { end, .. } => Some(end.clone().drop_guard()),
+            Ground::Here(_) => None,
+        };
+        let opened = ground.spawn(open(config, transport, labour)).await.map_err(|error| failed(&error))?;
         let (core, proposals, barriers) = opened?;
-        guard.disarm();
-        Ok(Arc::new(Node { core, proposals, barriers, runtime, end }))
+        guard.map(|guard| guard.disarm());
+        Ok(Arc::new(Node { core, proposals, barriers, ground }))
     }
 
     pub fn replica(&self) -> &Arc<Replica> {
@@ -140,37 +182,37 @@ impl Node {
         self.core.members().into_values().map(|member| member.client).collect()
     }
 
-    /// Runs on the store's own thread, whichever the caller is on.
-    async fn on_own_thread<T: Send + 'static>(
+    /// Runs where the store does, wherever the caller is.
+    async fn at_home<T: Send + 'static>(
         &self,
         work: impl Future<Output = T> + Send + 'static,
     ) -> Result<T, StoreError> {
-        self.runtime.spawn(work).await.map_err(|_| StoreError::Stopped)
+        self.ground.spawn(work).await.map_err(|_| StoreError::Stopped)
     }
 
     pub async fn status(&self) -> pb::StatusReply {
         let core = self.core.clone();
-        self.on_own_thread(async move { membership::status(&core).await }).await.unwrap_or_default()
+        self.at_home(async move { membership::status(&core).await }).await.unwrap_or_default()
     }
 
     pub async fn join(&self, peer: &str, client: &str) -> Result<MemberId, StoreError> {
         let (core, peer, client) = (self.core.clone(), peer.to_string(), client.to_string());
-        self.on_own_thread(async move { membership::await_join(&core, &peer, &client).await }).await?
+        self.at_home(async move { membership::await_join(&core, &peer, &client).await }).await?
     }
 
     pub async fn leave(&self, id: MemberId) -> Result<(), StoreError> {
         let core = self.core.clone();
-        self.on_own_thread(async move { membership::leave(&core, id).await }).await?
+        self.at_home(async move { membership::leave(&core, id).await }).await?
     }
 
     pub async fn transfer(&self, to: Option<MemberId>) -> Result<MemberId, StoreError> {
         let core = self.core.clone();
-        self.on_own_thread(async move { membership::transfer(&core, to).await }).await?
+        self.at_home(async move { membership::transfer(&core, to).await }).await?
     }
 
     pub async fn checkpoint(&self) -> Result<(), StoreError> {
         let core = self.core.clone();
-        self.on_own_thread(async move { steward::checkpoint(&core).await }).await?
+        self.at_home(async move { steward::checkpoint(&core).await }).await?
     }
 
     pub async fn shutdown(&self) {
@@ -178,7 +220,7 @@ impl Node {
             return;
         }
         let core = self.core.clone();
-        let stopped = self.on_own_thread(async move {
+        let stopped = self.at_home(async move {
             membership::resign(&core).await;
             core.stop.cancel();
             core.replica.stop();
@@ -192,7 +234,7 @@ impl Node {
         }
         self.core.stop.cancel();
         self.core.replica.stop();
-        self.end.cancel();
+        self.ground.end();
     }
 }
 
@@ -230,30 +272,33 @@ fn check(config: &Config) -> Result<(), OpenError> {
 }
 
 async fn blocking<T: Send + 'static>(
+    labour: &Labour,
     dir: &std::path::Path,
     work: impl FnOnce() -> Result<T, DiskError> + Send + 'static,
 ) -> Result<T, OpenError> {
-    match tokio::task::spawn_blocking(work).await {
+    match labour.run(work).await {
         Ok(result) => result.map_err(|error| error.at(dir)),
-        Err(error) => Err(OpenError::Consensus(error.to_string())),
+        Err(error) => Err(OpenError::Consensus(error)),
     }
 }
 
-async fn open(config: Config) -> Result<(Arc<Core>, propose::Queue, barrier::Queue), OpenError> {
+async fn open(
+    config: Config,
+    transport: Arc<dyn Transport>,
+    labour: Labour,
+) -> Result<(Arc<Core>, propose::Queue, barrier::Queue), OpenError> {
     check(&config)?;
-    let tls = Arc::new(Tls::new(&config.tls)?);
     let dir = config.data_dir.clone();
-    let disk = blocking(&dir.clone(), move || Disk::open(&dir)).await?;
-    let listener = TcpListener::bind(&config.peer_listen).await.map_err(|error| OpenError::Listen {
-        address: config.peer_listen.clone(),
-        problem: error.to_string(),
-    })?;
+    let disk = blocking(&labour, &dir.clone(), move || Disk::open(&dir)).await?;
+    let listening = transport.listen(&config.peer_listen).await;
+    let listener =
+        listening.map_err(|problem| OpenError::Listen { address: config.peer_listen.clone(), problem })?;
     let me = Member { peer: config.peer_advertise.clone(), client: config.client_advertise.clone() };
-    let identity = identify(&config, &disk, &tls, &me).await?;
+    let identity = identify(&config, &disk, &*transport, &me).await?;
     let speaker = Speaker { cluster_id: identity.cluster_id.as_str().into(), me: identity.member };
 
     let (log_db, state_db) = (disk.log.clone(), disk.state.clone());
-    let (log, machine, replica) = blocking(&config.data_dir, move || {
+    let (log, machine, replica) = blocking(&labour, &config.data_dir, move || {
         let (journal, contents) = Journal::open(&log_db)?;
         let log = LogStore::open(journal, contents)?;
         let (checkpoint, restored) = Checkpoint::open(&state_db)?;
@@ -274,7 +319,7 @@ async fn open(config: Config) -> Result<(Arc<Core>, propose::Queue, barrier::Que
     })
     .await?;
 
-    let raft = start_raft(&config, &tls, &speaker, log.clone(), machine.clone()).await?;
+    let raft = start_raft(&config, &transport, &speaker, log.clone(), machine.clone()).await?;
     let failed = |error: &dyn std::fmt::Display| OpenError::Consensus(error.to_string());
     if matches!(config.start, Start::Bootstrap) && speaker.me == FIRST_MEMBER && log.is_empty() {
         let members = BTreeMap::from([(speaker.me, me.clone())]);
@@ -283,8 +328,9 @@ async fn open(config: Config) -> Result<(Arc<Core>, propose::Queue, barrier::Que
     let (proposals, proposed) = propose::Queue::new();
     let (barriers, asked) = barrier::Queue::new();
     let core =
-        Arc::new(Core::new(&config, raft, replica, machine, log, speaker, tls, disk, proposals.clone()));
-    server::serve(core.clone(), listener);
+        Core::new(&config, raft, replica, machine, log, speaker, transport, labour, disk, proposals.clone());
+    let core = Arc::new(core);
+    listener.serve(Arc::new(server::Service { core: core.clone() }), core.stop.clone());
     propose::run(core.clone(), proposed);
     barrier::run(core.clone(), asked);
     steward::run(core.clone(), config.history, config.history_bytes);
@@ -294,29 +340,34 @@ async fn open(config: Config) -> Result<(Arc<Core>, propose::Queue, barrier::Que
 }
 
 /// Whose directory this is; an empty one is made this server's own.
-async fn identify(config: &Config, disk: &Disk, tls: &Arc<Tls>, me: &Member) -> Result<Identity, OpenError> {
+async fn identify(
+    config: &Config,
+    disk: &Disk,
+    transport: &dyn Transport,
+    me: &Member,
+) -> Result<Identity, OpenError> {
     let dir = config.data_dir.clone();
     if let Some(identity) = disk.identity().map_err(|error| error.at(&dir))? {
-        if identity.authority != tls.authority {
+        if identity.authority != transport.authority() {
             return Err(OpenError::OtherAuthority { dir });
         }
         if let Start::Join(addresses) = &config.start {
-            membership::check_cluster(tls, addresses, &identity, &dir).await?;
+            membership::check_cluster(transport, addresses, &identity, &dir).await?;
         }
         return Ok(identity);
     }
     let (cluster_id, member) = match &config.start {
         Start::Bootstrap => (uuid::Uuid::new_v4().to_string(), FIRST_MEMBER),
-        Start::Join(addresses) => membership::ask_admission(tls, addresses, me, OPENING).await?,
+        Start::Join(addresses) => membership::ask_admission(transport, addresses, me, OPENING).await?,
     };
-    let identity = Identity { cluster_id, member, authority: tls.authority.clone() };
+    let identity = Identity { cluster_id, member, authority: transport.authority() };
     disk.claim(&identity).map_err(|error| error.at(&dir))?;
     Ok(identity)
 }
 
 async fn start_raft(
     config: &Config,
-    tls: &Arc<Tls>,
+    transport: &Arc<dyn Transport>,
     speaker: &Speaker,
     log: LogStore,
     machine: RaftMachine,
@@ -335,10 +386,13 @@ async fn start_raft(
         max_in_snapshot_log_to_keep: u64::MAX,
         enable_pre_vote: Some(true),
         enable_leader_restore: Some(false),
+        // A leader without a quorum stops talking to those it still reaches, or they would never elect another
+        // (openraft #2080). As short as consensus lets it be.
+        quorum_loss_probe_interval: Some(2 * timings.election_max.as_millis() as u64),
         ..openraft::Config::default()
     };
     let failed = |error: &dyn std::fmt::Display| OpenError::Consensus(error.to_string());
     let raft_config = Arc::new(raft_config.validate().map_err(|error| failed(&error))?);
-    let network = Network { tls: tls.clone(), speaker: speaker.clone() };
+    let network = Network { transport: transport.clone(), speaker: speaker.clone() };
     Raft::new(speaker.me, raft_config, network, log, machine).await.map_err(|error| failed(&error))
 }

@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use futures::future::BoxFuture;
 use futures::stream::BoxStream;
-use futures::{Stream, StreamExt};
+use futures::{Stream, StreamExt, TryStreamExt};
 use openraft::errors::{NetworkError, RPCError, ReplicationClosed, StreamingError, Unreachable};
 use openraft::network::{
     Backoff, NetBackoff, NetSnapshot, NetStreamAppend, NetTransferLeader, NetVote, RPCOption,
@@ -24,9 +24,9 @@ use serde::de::DeserializeOwned;
 use tokio::time::Instant;
 
 use super::snapshot::{self, Part};
-use super::tls::Tls;
+use super::transport::{Call, Messages, PeerError, Transport};
 use super::types::{Image, Member, Snapshot, Types, Vote};
-use super::wire::{Lane, Speaker, whole};
+use super::wire::{Lane, Speaker};
 use crate::codec;
 use crate::types::MemberId;
 
@@ -34,7 +34,7 @@ use crate::types::MemberId;
 const RESPONSE: Duration = Duration::from_secs(5);
 
 pub(crate) struct Network {
-    pub tls: Arc<Tls>,
+    pub transport: Arc<dyn Transport>,
     pub speaker: Speaker,
 }
 
@@ -42,7 +42,7 @@ impl RaftNetworkFactory<Types> for Network {
     type Network = Peer;
 
     async fn new_client(&mut self, target: MemberId, node: &Member) -> Peer {
-        let lane = Lane::new(self.tls.clone(), node.peer.clone());
+        let lane = Lane::new(self.transport.clone(), node.peer.clone());
         Peer { target, lane, speaker: self.speaker.clone() }
     }
 }
@@ -63,46 +63,28 @@ fn broken(problem: &str) -> RpcError {
     RPCError::Network(NetworkError::new(&AnyError::error(problem)))
 }
 
-/// Whether the connection itself is to blame, so that the next call makes a new one.
-fn of_transport(status: &tonic::Status) -> bool {
-    matches!(status.code(), tonic::Code::Unavailable | tonic::Code::Unknown | tonic::Code::Internal)
-}
-
-fn from_status(status: &tonic::Status) -> RpcError {
-    if of_transport(status) { unreachable(&whole(status)) } else { broken(&whole(status)) }
-}
-
-enum Unary {
-    Vote,
-    PreVote,
-    Transfer,
+fn failed(error: PeerError) -> RpcError {
+    match error {
+        PeerError::Refused(_) => broken(&error.to_string()),
+        PeerError::Unreachable(_) | PeerError::Lost(_) => unreachable(&error.to_string()),
+    }
 }
 
 impl Peer {
     async fn unary<Q: Serialize, R: DeserializeOwned>(
         &mut self,
-        kind: Unary,
+        call: Call,
         request: &Q,
         within: Duration,
     ) -> Result<R, RpcError> {
         let message = self.speaker.say(self.target, request);
-        let call = async {
-            let mut client = self.lane.client().await.map_err(|problem| unreachable(&problem))?;
-            let answer = match kind {
-                Unary::Vote => client.vote(message).await,
-                Unary::PreVote => client.pre_vote(message).await,
-                Unary::Transfer => client.transfer_leader(message).await,
-            };
-            answer.map_err(|status| from_status(&status))
-        };
-        let answer = match tokio::time::timeout(within, call).await {
-            Ok(answer) => answer,
+        let asked = async { self.lane.conduit().await?.ask(call, message).await };
+        let answer = match tokio::time::timeout(within, asked).await {
+            Ok(answer) => answer.map_err(failed),
             Err(_) => Err(unreachable(&format!("no answer within {within:?}"))),
         };
         match answer {
-            Ok(answer) => {
-                codec::decode(&answer.into_inner().payload).map_err(|error| broken(&error.to_string()))
-            }
+            Ok(answer) => codec::decode(&answer.payload).map_err(|error| broken(&error.to_string())),
             Err(error) => {
                 self.lane.forget();
                 Err(error)
@@ -123,7 +105,7 @@ impl NetVote<Types> for Peer {
         rpc: VoteRequest<Types>,
         option: RPCOption,
     ) -> Result<VoteResponse<Types>, RpcError> {
-        self.unary(Unary::Vote, &rpc, option.hard_ttl()).await
+        self.unary(Call::Vote, &rpc, option.hard_ttl()).await
     }
 
     async fn pre_vote(
@@ -131,7 +113,7 @@ impl NetVote<Types> for Peer {
         rpc: VoteRequest<Types>,
         option: RPCOption,
     ) -> Result<VoteResponse<Types>, RpcError> {
-        self.unary(Unary::PreVote, &rpc, option.hard_ttl()).await
+        self.unary(Call::PreVote, &rpc, option.hard_ttl()).await
     }
 }
 
@@ -141,7 +123,7 @@ impl NetTransferLeader<Types> for Peer {
         req: TransferLeaderRequest<Types>,
         option: RPCOption,
     ) -> Result<TransferLeaderResponse<Types>, RpcError> {
-        self.unary(Unary::Transfer, &req, option.hard_ttl()).await
+        self.unary(Call::TransferLeader, &req, option.hard_ttl()).await
     }
 }
 
@@ -164,15 +146,15 @@ impl NetStreamAppend<Types> for Peer {
                 let (speaker, target, sent) = (self.speaker.clone(), self.target, sent.clone());
                 input.map(move |request| {
                     sent.lock().push_back(Instant::now());
-                    speaker.say(target, &request)
+                    Ok(speaker.say(target, &request))
                 })
             };
             let started = async {
-                let mut client = self.lane.client().await.map_err(|problem| unreachable(&problem))?;
-                client.append(requests).await.map_err(|status| from_status(&status))
+                let conduit = self.lane.conduit().await.map_err(failed)?;
+                conduit.append(requests.boxed()).await.map_err(failed)
             };
             let responses = match tokio::time::timeout(within, started).await {
-                Ok(Ok(responses)) => responses.into_inner(),
+                Ok(Ok(responses)) => responses,
                 Ok(Err(error)) => {
                     self.lane.forget();
                     return Err(error);
@@ -188,13 +170,13 @@ impl NetStreamAppend<Types> for Peer {
     }
 }
 
-type Responses<'s> = (tonic::Streaming<kontiki_proto::pb::PeerMessage>, Sent, &'s mut Lane);
+type Responses<'s> = (Messages, Sent, &'s mut Lane);
 
 async fn next_response(
     state: Option<Responses<'_>>,
 ) -> Option<(Result<StreamAppendResult<Types>, RpcError>, Option<Responses<'_>>)> {
     let (mut responses, sent, lane) = state?;
-    let failed = |error: RpcError, lane: &mut Lane| {
+    let broke = |error: RpcError, lane: &mut Lane| {
         lane.forget();
         Some((Err(error), None))
     };
@@ -202,11 +184,11 @@ async fn next_response(
         // Without a request on its way there is nothing to be late.
         let due = sent.lock().front().map(|at| *at + RESPONSE);
         let look_again = due.unwrap_or_else(|| Instant::now() + RESPONSE);
-        match tokio::time::timeout_at(look_again, responses.message()).await {
+        match tokio::time::timeout_at(look_again, responses.try_next()).await {
             Ok(Ok(Some(message))) => break message,
             Ok(Ok(None)) => return None,
-            Ok(Err(status)) => return failed(from_status(&status), lane),
-            Err(_) if due.is_some() => return failed(unreachable("the follower does not answer"), lane),
+            Ok(Err(error)) => return broke(failed(error), lane),
+            Err(_) if due.is_some() => return broke(unreachable("the follower does not answer"), lane),
             Err(_) => {}
         }
     };
@@ -216,7 +198,7 @@ async fn next_response(
             let goes_on = result.is_ok();
             Some((Ok(result), goes_on.then_some((responses, sent, lane))))
         }
-        Err(error) => failed(broken(&error.to_string()), lane),
+        Err(error) => broke(broken(&error.to_string()), lane),
     }
 }
 
@@ -231,18 +213,17 @@ impl NetSnapshot<Types> for Peer {
         option: RPCOption,
     ) -> Result<SnapshotResponse<Types>, StreamingError<Types>> {
         let (speaker, target) = (self.speaker.clone(), self.target);
-        let parts = snapshot::parts(vote, snapshot).map(move |part: Part| speaker.say(target, &part));
+        let parts = snapshot::parts(vote, snapshot).map(move |part: Part| Ok(speaker.say(target, &part)));
         let send = async {
-            let mut client = self.lane.client().await.map_err(|problem| unreachable(&problem))?;
-            let stream = futures::stream::iter(parts);
-            client.snapshot(stream).await.map_err(|status| from_status(&status))
+            let conduit = self.lane.conduit().await.map_err(failed)?;
+            conduit.snapshot(futures::stream::iter(parts).boxed()).await.map_err(failed)
         };
         let answer = tokio::select! {
             answer = tokio::time::timeout(option.hard_ttl(), send) => answer,
             closed = cancel => return Err(StreamingError::Closed(closed)),
         };
         let answer = match answer {
-            Ok(Ok(answer)) => answer.into_inner(),
+            Ok(Ok(answer)) => answer,
             Ok(Err(error)) => {
                 self.lane.forget();
                 return Err(error.into());

@@ -16,7 +16,8 @@ use openraft::errors::{ClientWriteError, RaftError};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, oneshot};
 use tokio::time::Instant;
 
-use super::core::{AskError, Core, Route};
+use super::core::{Core, Route};
+use super::transport::PeerError;
 use super::types::{Answer, Payload};
 use super::wire::{Ask, Told};
 use crate::codec;
@@ -124,13 +125,13 @@ fn adds(command: &Command) -> bool {
 /// Gathers and sends until the store stops.
 pub(crate) fn run(core: Arc<Core>, mut waiting: Waiting) {
     let stop = core.stop.clone();
-    tokio::spawn(stop.run_until_cancelled_owned(async move {
+    crate::life::spawn(stop.run_until_cancelled_owned(async move {
         let places = Arc::new(Semaphore::new(GROUPS));
         loop {
             let Ok(place) = places.clone().acquire_owned().await else { return };
             let Some(group) = waiting.gather().await else { return };
             let core = core.clone();
-            tokio::spawn(async move {
+            crate::life::spawn(async move {
                 decide(&core, group).await;
                 drop(place);
             });
@@ -219,7 +220,7 @@ async fn send(core: &Core, commands: Vec<Command>, deadline: Instant) -> Fate {
     Fate::NotLeader
 }
 
-async fn forwarded(core: &Core, told: Result<Told, AskError>, deadline: Instant) -> Fate {
+async fn forwarded(core: &Core, told: Result<Told, PeerError>, deadline: Instant) -> Fate {
     match told {
         Ok(Told::Done { index, replies }) => {
             // The caller reads here next. Where this server lags, the outcome is known all the same.
@@ -229,12 +230,12 @@ async fn forwarded(core: &Core, told: Result<Told, AskError>, deadline: Instant)
         Ok(Told::NotLeader) => Fate::NotLeader,
         Ok(Told::Failed(error)) => Fate::Refused(error),
         Ok(Told::Index(_) | Told::Member(_)) => Fate::Unknown,
-        Err(AskError::NotSent(problem)) => {
-            tracing::debug!(problem, "a proposal could not be forwarded yet");
+        Err(error @ (PeerError::Unreachable(_) | PeerError::Refused(_))) => {
+            tracing::debug!(%error, "a proposal could not be forwarded yet");
             Fate::NotLeader
         }
-        Err(AskError::Lost(problem)) => {
-            tracing::warn!(problem, "the outcome of forwarded proposals is unknown");
+        Err(error @ PeerError::Lost(_)) => {
+            tracing::warn!(%error, "the outcome of forwarded proposals is unknown");
             Fate::Unknown
         }
     }

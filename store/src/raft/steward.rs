@@ -22,9 +22,9 @@ const CHECKPOINT_EVERY: Duration = Duration::from_secs(60);
 pub(crate) fn run(core: Arc<Core>, history: Duration, history_bytes: usize) {
     let limits = Limits { history, history_bytes };
     let stop = core.stop.clone();
-    tokio::spawn(stop.clone().run_until_cancelled_owned(keep_house(core.clone(), limits)));
-    tokio::spawn(stop.clone().run_until_cancelled_owned(membership::promote(core.clone())));
-    tokio::spawn(stop.run_until_cancelled_owned(keep_disk(core)));
+    crate::life::spawn(stop.clone().run_until_cancelled_owned(keep_house(core.clone(), limits)));
+    crate::life::spawn(stop.clone().run_until_cancelled_owned(membership::promote(core.clone())));
+    crate::life::spawn(stop.run_until_cancelled_owned(keep_disk(core)));
 }
 
 /// Only a leader that a quorum has confirmed of late proposes; what it proposes is judged again when it is applied.
@@ -51,7 +51,7 @@ async fn keep_disk(core: Arc<Core>) {
         tokio::time::sleep(DISK_EVERY).await;
         let dir = core.disk.dir.clone();
         // A file system that does not answer stalls one blocking thread, not consensus.
-        let short = tokio::task::spawn_blocking(move || disk::short_of_space(&dir)).await.ok().flatten();
+        let short = core.labour.run(move || disk::short_of_space(&dir)).await.ok().flatten();
         if core.disk_full.swap(short.is_some(), Ordering::AcqRel) != short.is_some() {
             match short {
                 Some(free) => {

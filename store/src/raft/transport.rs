@@ -108,6 +108,9 @@ pub trait Listener: Send {
 
 /// One server's way to the others.
 pub trait Transport: Send + Sync + 'static {
+    /// Names the authority by which servers prove themselves. A data directory is bound to it.
+    fn authority(&self) -> Vec<u8>;
+
     /// Takes the address. An error is the reason in words, such as another process that has it.
     fn listen(&self, address: &str) -> BoxFuture<'static, Result<Box<dyn Listener>, String>>;
 

@@ -19,6 +19,9 @@ openraft::declare_raft_types!(
         R = Answer,
         NodeId = MemberId,
         Node = Member,
+        // One leader a term at most (Raft §5.2); the default lets several lead in one term, one after the other.
+        LeaderId = openraft::impls::leader_id_std::LeaderId<Self::Term, Self::NodeId>,
+        AsyncRuntime = super::runtime::Runtime,
 );
 
 pub(crate) type LogId = openraft::alias::LogIdOf<Types>;

@@ -1,25 +1,18 @@
-//! Connections to other servers, and what is said on them.
+//! What servers say to each other, and who says it.
 
 use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
-use hyper_util::rt::TokioIo;
+use futures::FutureExt;
 use kontiki_proto::pb;
-use kontiki_proto::pb::peer_client::PeerClient;
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
-use tokio::net::TcpStream;
-use tonic::transport::{Channel, Endpoint, Uri};
 
-use super::tls::Tls;
+use super::transport::{Conduit, PeerError, Transport};
 use crate::codec;
 use crate::command::{Command, Reply};
 use crate::types::{MemberId, StoreError};
-
-/// A message between servers at most; the log's own limit keeps far below it.
-pub(crate) const MESSAGE_BYTES: usize = 64 << 20;
-const CONNECT: Duration = Duration::from_secs(1);
 
 /// What a server asks the leader for.
 #[derive(Debug, Serialize, Deserialize)]
@@ -75,95 +68,46 @@ impl Speaker {
         }
     }
 
-    /// Refuses what is meant for another cluster or member.
-    pub fn hear<T: DeserializeOwned>(&self, message: &pb::PeerMessage) -> Result<T, tonic::Status> {
+    /// Refuses what is meant for another cluster or member, and what this program cannot read.
+    pub fn hear<T: DeserializeOwned>(&self, message: &pb::PeerMessage) -> Result<T, PeerError> {
         if message.cluster_id != *self.cluster_id {
-            return Err(tonic::Status::permission_denied(format!(
+            return Err(PeerError::Refused(format!(
                 "this server belongs to cluster {}, the message to cluster {:?}",
                 self.cluster_id, message.cluster_id
             )));
         }
         if message.to != self.me {
-            return Err(tonic::Status::failed_precondition(format!(
+            return Err(PeerError::Refused(format!(
                 "this server is member {}, the message is for member {}",
                 self.me, message.to
             )));
         }
-        codec::decode(&message.payload).map_err(|error| tonic::Status::invalid_argument(error.to_string()))
+        codec::decode(&message.payload).map_err(|error| PeerError::Refused(error.to_string()))
     }
 }
 
-/// One connection to one server, made when first needed and made again after it broke.
+/// Connections to one server, one at a time: made when first needed, and made again when the last one has ended.
 pub(crate) struct Lane {
-    tls: Arc<Tls>,
+    transport: Arc<dyn Transport>,
     address: String,
-    channel: Option<Channel>,
+    conduit: Option<Arc<dyn Conduit>>,
 }
 
 impl Lane {
-    pub fn new(tls: Arc<Tls>, address: String) -> Lane {
-        Lane { tls, address, channel: None }
+    pub fn new(transport: Arc<dyn Transport>, address: String) -> Lane {
+        Lane { transport, address, conduit: None }
     }
 
     /// An error means that nothing was sent.
-    pub async fn client(&mut self) -> Result<PeerClient<Channel>, String> {
-        let channel = match &self.channel {
-            Some(channel) => channel.clone(),
-            None => self.channel.insert(connect(self.tls.clone(), &self.address).await?).clone(),
-        };
-        Ok(PeerClient::new(channel)
-            .max_decoding_message_size(MESSAGE_BYTES)
-            .max_encoding_message_size(MESSAGE_BYTES))
+    pub async fn conduit(&mut self) -> Result<Arc<dyn Conduit>, PeerError> {
+        match &self.conduit {
+            Some(conduit) if conduit.closed().now_or_never().is_none() => Ok(conduit.clone()),
+            _ => Ok(self.conduit.insert(self.transport.connect(&self.address).await?).clone()),
+        }
     }
 
     /// The next call makes a new connection.
     pub fn forget(&mut self) {
-        self.channel = None;
+        self.conduit = None;
     }
-}
-
-async fn connect(tls: Arc<Tls>, address: &str) -> Result<Channel, String> {
-    let failed = |error: &dyn std::fmt::Display| format!("no connection to the server at {address}: {error}");
-    let endpoint = Endpoint::from_shared(format!("http://{address}"))
-        .map_err(|error| failed(&error))?
-        .connect_timeout(CONNECT)
-        .initial_stream_window_size(4 << 20)
-        .initial_connection_window_size(8 << 20)
-        .http2_keep_alive_interval(Duration::from_secs(2))
-        .keep_alive_timeout(Duration::from_secs(5))
-        .keep_alive_while_idle(true);
-    let target = address.to_string();
-    let connector = tower::service_fn(move |_: Uri| {
-        let (tls, target) = (tls.clone(), target.clone());
-        async move { Ok::<_, std::io::Error>(TokioIo::new(dial(&tls, &target).await?)) }
-    });
-    match tokio::time::timeout(CONNECT, endpoint.connect_with_connector(connector)).await {
-        Ok(Ok(channel)) => Ok(channel),
-        Ok(Err(error)) => Err(failed(&whole(&error))),
-        Err(_) => Err(failed(&format!("no answer within {CONNECT:?}"))),
-    }
-}
-
-/// A connection on which both sides have proved to be servers of the cluster.
-pub(crate) async fn dial(
-    tls: &Tls,
-    address: &str,
-) -> std::io::Result<tokio_rustls::client::TlsStream<TcpStream>> {
-    let stream = TcpStream::connect(address).await?;
-    stream.set_nodelay(true)?;
-    let host =
-        address.rsplit_once(':').map_or(address, |(host, _)| host).trim_matches(['[', ']']).to_string();
-    let name = rustls::pki_types::ServerName::try_from(host).map_err(std::io::Error::other)?;
-    tls.connector.connect(name, stream).await
-}
-
-/// An error with its causes: tonic's own text is "transport error".
-pub(crate) fn whole(error: &(dyn std::error::Error + 'static)) -> String {
-    let mut text = error.to_string();
-    let mut cause = error.source();
-    while let Some(error) = cause {
-        text = format!("{text}: {error}");
-        cause = error.source();
-    }
-    text
 }
