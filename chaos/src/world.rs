@@ -10,6 +10,7 @@ use std::process::Command;
 use std::sync::Arc;
 
 use anyhow::{Context, Result, bail};
+use nix::mount::{MsFlags, mount};
 use nix::sched::{CloneFlags, setns, unshare};
 
 const BRIDGE: &str = "kontiki-c";
@@ -47,10 +48,22 @@ pub fn enter() -> Result<()> {
         bail!("the hub must be entered before any thread is started");
     }
     unshare(CloneFlags::CLONE_NEWNET).context("cannot make a network namespace; this needs root")?;
+    private_mounts()?;
     ip("link set lo up")?;
     ip(&format!("link add {BRIDGE} type bridge"))?;
     ip(&format!("addr add {HUB}/24 dev {BRIDGE}"))?;
     ip(&format!("link set {BRIDGE} up"))
+}
+
+/// Moves this thread, and those it starts, to a mount namespace of its own: what is mounted there is gone with the last
+/// process that lives in it.
+///
+/// # Errors
+/// Without root.
+pub fn private_mounts() -> Result<()> {
+    unshare(CloneFlags::CLONE_NEWNS).context("cannot make a mount namespace; this needs root")?;
+    let flags = MsFlags::MS_REC | MsFlags::MS_PRIVATE;
+    mount(None::<&str>, "/", None::<&str>, flags, None::<&str>).context("cannot make mounts private")
 }
 
 fn ip(arguments: &str) -> Result<()> {
