@@ -4,7 +4,7 @@ use std::process::ExitCode;
 
 use anyhow::{Context, Result, bail};
 use clap::{Parser, Subcommand};
-use kontiki_chaos::{bench, scenario, world};
+use kontiki_chaos::{bench, power_cut, scenario, world};
 use tracing_subscriber::EnvFilter;
 
 /// Hurts clusters of real processes and checks that nothing acknowledged is lost; measures them.
@@ -28,6 +28,11 @@ enum Command {
     },
     /// List the scenarios
     List,
+    /// Cut the power under a store, again and again, and look what is left
+    PowerCut(power_cut::PowerCutArgs),
+    /// The process that is cut
+    #[command(hide = true)]
+    PowerCutWorker(power_cut::WorkerArgs),
     /// Print the budget table for this machine, beside etcd
     Bench(bench::BenchArgs),
 }
@@ -62,6 +67,8 @@ fn perform(command: Command) -> Result<bool> {
             world::enter()?;
             runtime()?.block_on(run(&scenario, seed))
         }
+        Command::PowerCut(args) => power_cut::run(&args),
+        Command::PowerCutWorker(args) => power_cut::work(args).map(|()| true),
         Command::Bench(args) => {
             world::enter()?;
             runtime()?.block_on(bench::run(&args))
