@@ -89,7 +89,13 @@ pub(crate) async fn ask(core: &Core, deadline: Instant) -> Result<u64, StoreErro
             Route::Here => read_index(core, deadline).await,
             Route::There { id, peer } => {
                 let within = deadline.saturating_duration_since(Instant::now());
-                match core.ask(id, &peer, &Ask::ReadIndex { within }, deadline).await {
+                let leader = Route::There { id, peer: peer.clone() };
+                let question = Ask::ReadIndex { within };
+                let told = tokio::select! {
+                    told = core.ask(id, &peer, &question, deadline) => told,
+                    () = core.deposed(&leader) => Ok(Told::NotLeader),
+                };
+                match told {
                     Ok(Told::Index(index)) => Some(index),
                     Ok(_) => None,
                     Err(error) => {

@@ -8,8 +8,10 @@ use std::time::Duration;
 use openraft::async_runtime::watch::WatchReceiver;
 use openraft::{Instant as _, RaftMetrics, ServerState};
 use parking_lot::Mutex;
+use tokio::sync::watch;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
 
 use super::log::LogStore;
 use super::machine::RaftMachine;
@@ -20,7 +22,7 @@ use super::wire::{Ask, Lane, Speaker, Told};
 use crate::codec;
 use crate::command::Millis;
 use crate::config::{Config, Timings};
-use crate::disk::Disk;
+use crate::disk::{self, Disk};
 use crate::environment::Labour;
 use crate::replica::Replica;
 use crate::types::{MemberId, StoreError};
@@ -41,6 +43,10 @@ pub(crate) struct Core {
     /// One change of membership at a time.
     pub membership: tokio::sync::Mutex<()>,
     pub proposals: propose::Queue,
+    /// Questions of other servers that are being answered.
+    pub answering: TaskTracker,
+    /// Where the leader is, as [`observe`] sees it; wakes those who wait for an answer that will not come.
+    leader: watch::Sender<Route>,
     clock: Mutex<Clock>,
     lanes: Mutex<HashMap<String, Arc<tokio::sync::Mutex<Lane>>>>,
 }
@@ -59,6 +65,35 @@ pub(crate) enum Route {
     Here,
     There { id: MemberId, peer: String },
     Nowhere,
+}
+
+/// Follows where the leader is until the store stops. Ends the process where consensus has stopped by itself: a server
+/// that takes no part any more must not look as if it did.
+pub(crate) async fn observe(core: Arc<Core>) {
+    let mut server = core.raft.server_metrics();
+    loop {
+        server.borrow_and_update();
+        let route = core.route();
+        let leads = server.borrow_watched().state == ServerState::Leader;
+        let look_again = match (&route, leads) {
+            (Route::Here, _) => core.lease().max(Duration::from_millis(10)),
+            // A quorum may come back without a word in these metrics.
+            (_, true) => core.timings.heartbeat / 2,
+            _ => Duration::from_secs(1),
+        };
+        core.leader.send_if_modified(|known| std::mem::replace(known, route.clone()) != route);
+        if let Ok(Err(_)) = tokio::time::timeout(look_again, server.changed()).await {
+            core.leader.send_replace(Route::Nowhere);
+            // Where the store is being stopped, this task ends with it.
+            tokio::time::sleep(core.timings.heartbeat).await;
+            let why = core
+                .metrics()
+                .running_state
+                .err()
+                .map_or("no reason is known".to_string(), |why| why.to_string());
+            return core.die("consensus has stopped", &why);
+        }
+    }
 }
 
 impl Core {
@@ -89,6 +124,8 @@ impl Core {
             disk_full: AtomicBool::new(false),
             membership: tokio::sync::Mutex::new(()),
             proposals,
+            answering: TaskTracker::new(),
+            leader: watch::Sender::new(Route::Nowhere),
             clock: Mutex::new(Clock { term: 0, base: 0, since: Instant::now() }),
             lanes: Mutex::default(),
         }
@@ -114,11 +151,13 @@ impl Core {
         }
         let alone = server.membership_config.voter_ids().count() == 1;
         drop(server);
-        if alone {
-            return true;
-        }
+        alone || !self.lease().is_zero()
+    }
+
+    /// How long a quorum has promised to follow no other leader than this server.
+    fn lease(&self) -> Duration {
         let acked = self.raft.data_metrics().borrow_watched().last_quorum_acked.map(|at| at.elapsed());
-        acked.is_some_and(|ago| ago < self.timings.election_max * 2)
+        acked.map_or(Duration::ZERO, |ago| self.timings.election_max.saturating_sub(ago))
     }
 
     pub fn route(&self) -> Route {
@@ -140,8 +179,36 @@ impl Core {
         // A receiver that is new takes what is there for a change.
         server.borrow_and_update();
         let moment = (Instant::now() + Duration::from_millis(20)).min(deadline);
-        // Either way the caller looks again.
-        let _ = tokio::time::timeout_at(moment, server.changed()).await;
+        // The caller looks again. Where consensus has stopped nothing will change, and the caller must not spin.
+        if let Ok(Err(_)) = tokio::time::timeout_at(moment, server.changed()).await {
+            tokio::time::sleep_until(moment).await;
+        }
+    }
+
+    /// Resolves when an answer of the leader found by `route` is not to be waited for: for a while it has not been the
+    /// leader. Whoever hands leadership over still answers; whoever is cut off does not.
+    pub async fn deposed(&self, route: &Route) {
+        self.leader_gone(|now| now != route).await;
+    }
+
+    /// Resolves when this server led and has lost its quorum. What it proposed may still happen, but nobody knows when.
+    /// While another leads, the log will tell.
+    pub async fn cut_off(&self) {
+        self.leader_gone(|now| *now == Route::Nowhere).await;
+    }
+
+    async fn leader_gone(&self, gone: impl Fn(&Route) -> bool) {
+        let mut leader = self.leader.subscribe();
+        loop {
+            if leader.wait_for(&gone).await.is_err() {
+                // The sender is this very struct.
+                return std::future::pending().await;
+            }
+            tokio::time::sleep(self.timings.heartbeat * 2).await;
+            if gone(&leader.borrow()) {
+                return;
+            }
+        }
     }
 
     /// The cluster's time, for a leader to stamp a command with.
@@ -192,6 +259,11 @@ impl Core {
 
     fn lane(&self, peer: &str) -> Arc<tokio::sync::Mutex<Lane>> {
         Arc::new(tokio::sync::Mutex::new(Lane::new(self.transport.clone(), peer.to_string())))
+    }
+
+    /// The server cannot go on: see [`disk::die`].
+    pub fn die(&self, what: &str, error: &dyn std::fmt::Display) {
+        disk::die(what, error)
     }
 
     pub fn refuse_when_full(&self) -> Result<(), StoreError> {

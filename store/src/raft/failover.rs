@@ -86,7 +86,8 @@ async fn outlived(core: &Core, followed: &Followed) -> bool {
         server.borrow_and_update();
         while self::followed(core).as_ref() == Some(followed) {
             if server.changed().await.is_err() {
-                return;
+                // Consensus has stopped: there is nobody to follow any more.
+                std::future::pending::<()>().await;
             }
         }
     };

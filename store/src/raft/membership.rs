@@ -13,8 +13,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use kontiki_proto::pb;
-use openraft::ChangeMembers;
 use openraft::errors::{ClientWriteError, RaftError};
+use openraft::{ChangeMembers, Instant as _};
 use tokio::time::Instant;
 
 use super::core::{Core, Route};
@@ -167,9 +167,15 @@ async fn hand_over(core: &Core, to: Option<MemberId>) -> Result<Told, StoreError
         Some(to) => return Err(refused(format!("{to} is not a voting member"))),
         None => {
             let replication = metrics.replication.unwrap_or_default();
-            let furthest = |id: &MemberId| replication.get(id).cloned().flatten();
+            let heard = metrics.heartbeat.unwrap_or_default();
+            // A member that is down must not be waited for; of those that answer, the one that has the most.
+            let fitness = |id: &MemberId| {
+                let acked = heard.get(id).cloned().flatten().map(|at| at.elapsed());
+                let answers = acked.is_some_and(|ago| ago < core.timings.election_max);
+                (answers, replication.get(id).cloned().flatten())
+            };
             let others = voters.iter().filter(|id| **id != me);
-            *others.max_by_key(|id| furthest(id)).ok_or_else(|| refused("there is no other voting member"))?
+            *others.max_by_key(|id| fitness(id)).ok_or_else(|| refused("there is no other voting member"))?
         }
     };
     let deadline = Instant::now() + CHANGE;
@@ -186,11 +192,22 @@ async fn hand_over(core: &Core, to: Option<MemberId>) -> Result<Told, StoreError
     Err(refused(format!("member {to} did not take the leadership over within {CHANGE:?}")))
 }
 
-/// Before a server stops: leadership goes to another, if one is there to take it soon.
+/// Before a server stops: leadership goes to another, if one is there to take it soon, and whoever asked this server in
+/// the meantime gets its answer.
 pub(crate) async fn resign(core: &Core) {
-    if core.leads() && voters(core).len() > 1 {
-        // Without it the others elect after a timeout, which is no harm.
-        let _ = tokio::time::timeout(core.timings.election_max, hand_over(core, None)).await;
+    if !core.leads() || voters(core).len() == 1 {
+        return;
+    }
+    let patience = core.timings.election_max * 2;
+    // Without it the others elect by themselves, which is no harm.
+    if !matches!(tokio::time::timeout(patience, hand_over(core, None)).await, Ok(Ok(_))) {
+        return;
+    }
+    // Those who have not heard of the new leader yet ask here, and are told to ask elsewhere.
+    tokio::time::sleep(core.timings.heartbeat * 2).await;
+    core.answering.close();
+    if tokio::time::timeout(patience, core.answering.wait()).await.is_err() {
+        tracing::warn!("stopping with questions of other servers unanswered");
     }
 }
 

@@ -205,7 +205,13 @@ async fn send(core: &Core, commands: Vec<Command>, deadline: Instant) -> Fate {
             Route::There { id, peer } => {
                 let within = deadline.saturating_duration_since(Instant::now());
                 let ask = Ask::Propose { commands, within };
-                let told = core.ask(id, &peer, &ask, deadline).await;
+                let leader = Route::There { id, peer: peer.clone() };
+                let told = tokio::select! {
+                    told = core.ask(id, &peer, &ask, deadline) => told,
+                    () = core.deposed(&leader) => {
+                        Err(PeerError::Lost("the leader was deposed before it answered".to_string()))
+                    }
+                };
                 let Ask::Propose { commands: back, .. } = ask else { return Fate::Unknown };
                 commands = back;
                 forwarded(core, told, deadline).await
@@ -245,7 +251,11 @@ async fn forwarded(core: &Core, told: Result<Told, PeerError>, deadline: Instant
 async fn write(core: &Core, commands: &mut Vec<Command>, deadline: Instant) -> Fate {
     let batch = Batch { time: core.now(), commands: std::mem::take(commands) };
     let payload = Payload(Bytes::from(codec::encode(&batch)));
-    match tokio::time::timeout_at(deadline, core.raft.client_write(payload)).await {
+    let written = tokio::select! {
+        written = tokio::time::timeout_at(deadline, core.raft.client_write(payload)) => written,
+        () = core.cut_off() => return Fate::Unknown,
+    };
+    match written {
         Ok(Ok(response)) => {
             let Answer(replies) = response.data;
             Fate::Done { index: response.log_id.index, replies }

@@ -100,6 +100,7 @@ impl PeerService for Service {
                     say(&core, message.from, &answer.map_err(|error| stopped(&error))?)
                 }
                 Call::Forward => {
+                    let _answering = core.answering.token();
                     let ask: Ask = core.speaker.hear(&message)?;
                     let told: Told = match ask {
                         Ask::Propose { commands, within } => propose::answer(&core, commands, within).await,

@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
-use super::core::Core;
+use super::core::{self, Core};
 use super::membership;
 use crate::disk;
 use crate::housekeeping::{self, Limits};
@@ -22,6 +22,7 @@ const CHECKPOINT_EVERY: Duration = Duration::from_secs(60);
 pub(crate) fn run(core: Arc<Core>, history: Duration, history_bytes: usize) {
     let limits = Limits { history, history_bytes };
     let stop = core.stop.clone();
+    crate::life::spawn(stop.clone().run_until_cancelled_owned(core::observe(core.clone())));
     crate::life::spawn(stop.clone().run_until_cancelled_owned(keep_house(core.clone(), limits)));
     crate::life::spawn(stop.clone().run_until_cancelled_owned(membership::promote(core.clone())));
     crate::life::spawn(stop.run_until_cancelled_owned(keep_disk(core)));
