@@ -13,11 +13,32 @@
 //! **Invariant:** a checker never reports what a correct store can do. Each passes the histories of a correct model
 //! (`model`), and each catches a fault that its test plants.
 
+mod acknowledged;
+mod agreed;
+mod convergence;
+mod fresh;
+mod invented;
+mod leader;
+mod lease;
+mod linear;
+mod log;
+mod moment;
+mod resumed;
+mod revision;
+mod state_hash;
 mod truth;
+mod vote;
+mod watch;
+
+#[cfg(test)]
+mod model;
+#[cfg(test)]
+mod story;
 
 use std::fmt;
+use std::time::Duration;
 
-use crate::history::History;
+use crate::history::{History, Key, Operation, Revision, Value, Write};
 use crate::observe::Observations;
 
 pub use truth::Truth;
@@ -39,6 +60,25 @@ impl<'a> Evidence<'a> {
     pub fn new(history: &'a History, observations: &'a Observations) -> Evidence<'a> {
         Evidence { history, observations, truth: Truth::of(history) }
     }
+
+    /// Whether the value may have left its key without a witness, before this time: it was put under a lease, or a
+    /// transaction of unknown outcome would have deleted it.
+    fn may_have_gone(&self, key: &Key, value: Value, before: Option<Duration>) -> bool {
+        let is_leased =
+            |write: &Write| matches!(write, Write::Put { value: put, lease: Some(_), .. } if *put == value);
+        let deletes = |write: &Write| matches!(write, Write::Delete { key: deleted } if deleted == key);
+        // A put of unknown outcome that nobody saw may have replaced it under a lease, and gone with that.
+        let hides =
+            |write: &Write| matches!(write, Write::Put { key: put, lease: Some(_), .. } if put == key);
+        self.history.operations.iter().any(|operation| {
+            let writes = operation.action.writes();
+            let in_time = before.is_none_or(|before| operation.invoked <= before);
+            writes.iter().any(is_leased)
+                || (operation.is_unknown()
+                    && in_time
+                    && writes.iter().any(|write| deletes(write) || hides(write)))
+        })
+    }
 }
 
 /// One guarantee and how it is checked.
@@ -51,7 +91,32 @@ pub struct Guarantee {
 
 /// Every guarantee, in the order they are checked and reported.
 pub fn all() -> &'static [Guarantee] {
-    &[]
+    &[
+        acknowledged::GUARANTEE,
+        invented::GUARANTEE,
+        agreed::GUARANTEE,
+        revision::GUARANTEE,
+        fresh::GUARANTEE,
+        moment::GUARANTEE,
+        linear::GUARANTEE,
+        watch::ordered::GUARANTEE,
+        watch::unique::GUARANTEE,
+        watch::atomic::GUARANTEE,
+        watch::reliable::GUARANTEE,
+        watch::resumable::GUARANTEE,
+        watch::bookmarkable::GUARANTEE,
+        watch::filterable::GUARANTEE,
+        watch::previous::GUARANTEE,
+        leader::GUARANTEE,
+        vote::GUARANTEE,
+        log::GUARANTEE,
+        state_hash::GUARANTEE,
+        convergence::GUARANTEE,
+        lease::early::GUARANTEE,
+        lease::leaked::GUARANTEE,
+        lease::known::GUARANTEE,
+        resumed::GUARANTEE,
+    ]
 }
 
 /// A guarantee that did not hold in a run.
@@ -132,4 +197,32 @@ pub fn judge(history: &History, observations: &Observations) -> Verdict {
         });
     }
     verdict
+}
+
+/// For each acknowledged operation or conflict: the highest revision that anybody had been told, by an operation that
+/// `counts`, before it began. Operations are by invocation, and so is the answer.
+fn floors(
+    operations: &[Operation],
+    counts: impl Fn(usize) -> bool,
+) -> impl Iterator<Item = (usize, Revision)> {
+    let told = |number: &usize| operations[*number].revision().is_some() && counts(*number);
+    let numbers: Vec<usize> = (0..operations.len()).filter(told).collect();
+    let mut by_end: Vec<usize> =
+        numbers.iter().copied().filter(|number| operations[*number].returned.is_some()).collect();
+    by_end.sort_by_key(|number| operations[*number].returned);
+    let mut ended = by_end.into_iter().peekable();
+    let mut floor = 0;
+    numbers
+        .into_iter()
+        .map(|number| {
+            let began = operations[number].invoked;
+            while let Some(earlier) = ended
+                .next_if(|earlier| operations[*earlier].returned.is_some_and(|returned| returned < began))
+            {
+                floor = floor.max(operations[earlier].revision().unwrap_or_default());
+            }
+            (number, floor)
+        })
+        .collect::<Vec<_>>()
+        .into_iter()
 }
