@@ -193,6 +193,19 @@ impl Traffic {
         for client in self.clients {
             client.await?;
         }
+        // A sign for the watchers: who has seen it has seen everything before it.
+        let sign = cluster.client(&(0..cluster.size()).collect::<Vec<_>>(), DEADLINE)?;
+        let (name, value) = (Key::from(SIGN), self.numbers.next());
+        let ticket = self.recorder.invoke(PROBE, None, Action::swap(&name, 0, value));
+        let created = sign.create_as(&config_map(SIGN, value, None)).await?;
+        self.recorder.complete(ticket, written(Ok(created)));
+        let mut watched = Vec::new();
+        for watcher in self.watchers {
+            match tokio::time::timeout(Duration::from_secs(15), watcher).await {
+                Ok(record) => watched.push(record?),
+                Err(_) => anyhow::bail!("a watcher has not seen the last write 15 s after it"),
+            }
+        }
         let mut finals = Vec::new();
         for server in 0..cluster.size() {
             let client = cluster.client(&[server], DEADLINE)?;
@@ -207,16 +220,6 @@ impl Traffic {
                 self.recorder.record(who, Action::get(&register_name(register)), invoked, outcome);
             }
             finals.push(last_state(&client, server).await?);
-        }
-        // A sign for the watchers: who has seen it has seen everything before it.
-        let sign = cluster.client(&(0..cluster.size()).collect::<Vec<_>>(), DEADLINE)?;
-        sign.create_as(&config_map(SIGN, self.numbers.next(), None)).await?;
-        let mut watched = Vec::new();
-        for watcher in self.watchers {
-            match tokio::time::timeout(Duration::from_secs(15), watcher).await {
-                Ok(record) => watched.push(record?),
-                Err(_) => anyhow::bail!("a watcher has not seen the last write 15 s after it"),
-            }
         }
         self.stop_watching.cancel();
         Ok((self.recorder, watched, finals))
