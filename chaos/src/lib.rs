@@ -15,6 +15,8 @@
 //! | `power_cut` | one server on such a disk, cut a thousand times |
 //! | [`history`] | what clients did, when, and what they were told |
 //! | `traffic` | clients and watchers |
+//! | [`observe`] | what was seen of the servers, and what was done to them |
+//! | [`report`] | what each side of a partition told its clients |
 //! | [`check`] | what must hold of every history |
 //! | `scenario` | one file for each way to hurt a cluster |
 //! | `bench` | the budget table |
@@ -36,6 +38,7 @@ pub mod history;
 pub mod observe;
 #[cfg(feature = "power")]
 pub mod power_cut;
+pub mod report;
 #[cfg(feature = "processes")]
 pub mod scenario;
 #[cfg(feature = "simulation")]

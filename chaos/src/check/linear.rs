@@ -192,14 +192,24 @@ impl World {
     /// The calls of each part of the state that stands alone.
     fn parts(&self, evidence: &Evidence) -> Vec<Vec<Call>> {
         let mut parts: BTreeMap<Slot, Vec<Call>> = BTreeMap::new();
-        let mut lost_deletes = LostDeletes::new(evidence);
+        let mut lost_deletes = LostDeletes::new(evidence, self);
         for (number, operation) in evidence.history.operations.iter().enumerate() {
             let Some((slot, mut call)) = self.call(evidence, operation, &mut lost_deletes) else { continue };
             call.operation = Some(number);
             parts.entry(self.root(slot)).or_default().push(call);
         }
+        // What was revoked did not end by itself.
+        let revoked: HashSet<LeaseId> = evidence
+            .history
+            .operations
+            .iter()
+            .filter_map(|operation| match (&operation.action, &operation.outcome) {
+                (Action::Revoke(lease), Outcome::Done { .. }) => Some(*lease),
+                _ => None,
+            })
+            .collect();
         for (id, lease) in &self.leases {
-            if !self.leased.contains_key(lease) {
+            if !self.leased.contains_key(lease) || revoked.contains(id) {
                 continue;
             }
             let granted = evidence
@@ -257,7 +267,10 @@ impl World {
                             Some((_, revision)) => (*revision, 0),
                             // A put that nobody ever saw may as well never have happened.
                             None if plain => return None,
-                            None => lost_deletes.place(txn.writes.iter().map(Write::key)),
+                            None => {
+                                let deletes = txn.writes.iter().filter(|write| write.value().is_none());
+                                lost_deletes.place(operation.invoked, deletes.map(Write::key))
+                            }
                         }
                     }
                 };
@@ -280,7 +293,10 @@ impl World {
             (Action::Revoke(lease), Outcome::Done { .. } | Outcome::Unknown(_)) => {
                 let lease = *self.leases.get(lease)?;
                 self.leased.get(&lease)?;
-                (Step::End { lease }, self.end_of_lease(evidence, lease))
+                let hint = self.end_of_lease(evidence, lease);
+                // One that was acknowledged did happen, whether or not a key went with it.
+                let last = (Revision::MAX, 0);
+                (Step::End { lease }, if operation.is_unknown() { hint } else { hint.min(last) })
             }
             _ => return None,
         };
@@ -308,7 +324,7 @@ impl World {
                 went.then_some(*revision)
             })
         });
-        (gone.min().unwrap_or(Revision::MAX), 0)
+        gone.min().map_or(NOWHERE, |revision| (revision, 0))
     }
 }
 
@@ -320,31 +336,68 @@ fn expected(evidence: &Evidence, key: &Key, revision: Revision) -> Option<Value>
     evidence.truth.by_key.get(key)?.get(&revision)?.value
 }
 
-/// Deletions that watchers saw and no acknowledged operation claims: hints for deletes of unknown outcome.
-struct LostDeletes(HashMap<Key, Vec<Revision>>);
+/// Behind everything that has a place of its own, and behind what must happen before that which may.
+const NOWHERE: (Revision, u8) = (Revision::MAX, 9);
+
+/// Deletions that watchers saw, that no acknowledged operation claims and no lease explains: hints for deletes of unknown
+/// outcome.
+struct LostDeletes {
+    by_key: HashMap<Key, Vec<Revision>>,
+    /// The highest revision that had been told when an operation returned, by that time.
+    told: Vec<(Duration, Revision)>,
+}
 
 impl LostDeletes {
-    fn new(evidence: &Evidence) -> LostDeletes {
+    fn new(evidence: &Evidence, world: &World) -> LostDeletes {
+        let operations = &evidence.history.operations;
+        let returned =
+            operations.iter().filter_map(|operation| Some((operation.returned?, operation.revision()?)));
+        let mut told: Vec<(Duration, Revision)> = returned.collect();
+        told.sort_unstable();
+        let mut highest = 0;
+        for (_, revision) in &mut told {
+            highest = highest.max(*revision);
+            *revision = highest;
+        }
+        let mut lost = LostDeletes { by_key: HashMap::new(), told };
         let mut claimed: HashSet<(&Key, Revision)> = HashSet::new();
-        for operation in &evidence.history.operations {
-            if let (Action::Txn(txn), Outcome::Done { revision }) = (&operation.action, &operation.outcome) {
+        for operation in operations {
+            if let (Action::Txn(txn), Outcome::Done { revision }) = (&operation.action, &operation.outcome)
+                // Otherwise it deleted nothing, and was told a revision that was there before it.
+                && lost.floor(operation.invoked) < *revision
+            {
                 claimed.extend(txn.writes.iter().map(|write| (write.key(), *revision)));
             }
         }
-        let mut lost: HashMap<Key, Vec<Revision>> = HashMap::new();
-        for (revision, changes) in evidence.truth.by_revision.iter().rev() {
-            for (key, value) in changes {
-                if value.is_none() && !claimed.contains(&(key, *revision)) {
-                    lost.entry(key.clone()).or_default().push(*revision);
+        for (key, revisions) in &evidence.truth.by_key {
+            let mut before = NOTHING;
+            for (revision, known) in revisions {
+                let was = std::mem::replace(&mut before, known.value.unwrap_or(NOTHING));
+                let unclaimed =
+                    known.changed && known.value.is_none() && !claimed.contains(&(key, *revision));
+                if unclaimed && !world.lease_of.contains_key(&was) {
+                    lost.by_key.entry(key.clone()).or_default().push(*revision);
                 }
             }
         }
-        LostDeletes(lost)
+        lost
     }
 
-    fn place<'a>(&mut self, mut keys: impl Iterator<Item = &'a Key>) -> (Revision, u8) {
-        let place = keys.find_map(|key| self.0.get_mut(key)?.pop());
-        (place.unwrap_or(Revision::MAX), 0)
+    /// The highest revision that had been told before this time.
+    fn floor(&self, at: Duration) -> Revision {
+        let before = self.told.partition_point(|(returned, _)| *returned < at);
+        before.checked_sub(1).map_or(0, |last| self.told[last].1)
+    }
+
+    /// Where a delete of one of the keys that began then may stand.
+    fn place<'a>(&mut self, invoked: Duration, mut keys: impl Iterator<Item = &'a Key>) -> (Revision, u8) {
+        let floor = self.floor(invoked);
+        let place = keys.find_map(|key| {
+            let lost = self.by_key.get_mut(key)?;
+            let first = lost.iter().position(|revision| *revision > floor)?;
+            Some(lost.remove(first))
+        });
+        place.map_or(NOWHERE, |revision| (revision, 0))
     }
 }
 
@@ -409,6 +462,47 @@ impl State<'_> {
         }
     }
 
+    /// What must be for the step's answer to be right, and is not.
+    fn wants(&self, step: &Step, wanted: &mut HashSet<(Slot, Value)>) {
+        let mut want = |slot: Slot, value: Value| {
+            if self.get(slot) != value {
+                wanted.insert((slot, value));
+            }
+        };
+        match step {
+            Step::Txn { guards, .. } => {
+                guards
+                    .iter()
+                    .for_each(|(slot, value)| value.into_iter().for_each(|value| want(*slot, *value)));
+            }
+            Step::Conflict { current, .. } => current.iter().for_each(|(slot, value)| want(*slot, *value)),
+            Step::Found { slots, limit, values } => {
+                let last = values.last().filter(|_| values.len() == *limit).map(|(slot, _)| *slot);
+                let upto = slots.iter().position(|slot| Some(*slot) == last).map_or(slots.len(), |at| at + 1);
+                for slot in &slots[..upto] {
+                    let shown = values.iter().find(|(other, _)| other == slot);
+                    want(*slot, shown.map_or(NOTHING, |(_, value)| *value));
+                }
+            }
+            Step::End { .. } => {}
+        }
+    }
+
+    /// Whether the step would bring about something that is wanted.
+    fn brings(&self, step: &Step, wanted: &HashSet<(Slot, Value)>) -> bool {
+        match step {
+            Step::Txn { writes, .. } => writes.iter().any(|write| wanted.contains(write)),
+            Step::End { lease } => {
+                let mut keys = self.world.leased.get(lease).into_iter().flatten();
+                keys.any(|slot| {
+                    self.world.lease_of.get(&self.get(*slot)) == Some(lease)
+                        && wanted.contains(&(*slot, NOTHING))
+                })
+            }
+            _ => false,
+        }
+    }
+
     fn take_back(&mut self, undo: Vec<(Slot, Value)>) {
         for (slot, value) in undo.into_iter().rev() {
             self.set(slot, value);
@@ -470,7 +564,7 @@ impl Remaining {
     }
 
     /// The calls that may come next, the likeliest first, and the one that must come soonest.
-    fn candidates(&self, calls: &[Call]) -> (Vec<usize>, Option<usize>) {
+    fn candidates(&self, calls: &[Call], state: &State) -> (Vec<usize>, Option<usize>) {
         let mut candidates = Vec::new();
         let mut soonest: Option<(Duration, usize)> = None;
         let mut at = self.next[0];
@@ -485,7 +579,20 @@ impl Remaining {
             }
             at = self.next[at];
         }
-        candidates.sort_by_key(|call| calls[*call].hint);
+        // A call without a place comes next where it brings about what the first answer in line shows.
+        let first = candidates.iter().filter(|call| calls[**call].returned.is_some());
+        let first = first.min_by_key(|call| calls[**call].hint).map(|call| &calls[*call]);
+        let mut wanted = HashSet::new();
+        if let Some(first) = first {
+            state.wants(&first.step, &mut wanted);
+        }
+        candidates.sort_by_key(|call| {
+            let Call { step, hint, .. } = &calls[*call];
+            match first {
+                Some(first) if *hint == NOWHERE && state.brings(step, &wanted) => (first.hint, true),
+                _ => (*hint, false),
+            }
+        });
         (candidates, soonest.map(|(_, call)| call))
     }
 }
@@ -501,11 +608,11 @@ fn search(world: &World, calls: Vec<Call>) -> Result<(), Stuck> {
     if missing == 0 {
         return Ok(());
     }
-    let begin = |remaining: &Remaining| {
-        let (candidates, soonest) = remaining.candidates(&calls);
+    let begin = |remaining: &Remaining, state: &State| {
+        let (candidates, soonest) = remaining.candidates(&calls, state);
         (Choice { candidates, next: 0, taken: usize::MAX, undo: Vec::new() }, soonest)
     };
-    let (first, soonest) = begin(&remaining);
+    let (first, soonest) = begin(&remaining, &state);
     furthest.1 = soonest;
     path.push(first);
     for _ in 0..PATIENCE {
@@ -530,6 +637,13 @@ fn search(world: &World, calls: Vec<Call>) -> Result<(), Stuck> {
         if !state.apply(&calls[call].step, &mut choice.undo) {
             continue;
         }
+        if calls[call].returned.is_none()
+            && choice.undo.iter().all(|(slot, before)| state.get(*slot) == *before)
+        {
+            // What may be left out and changes nothing need not be tried.
+            choice.undo.clear();
+            continue;
+        }
         done ^= spread(call, 7);
         if !known.insert(done ^ state.hash.rotate_left(64)) {
             done ^= spread(call, 7);
@@ -542,7 +656,7 @@ fn search(world: &World, calls: Vec<Call>) -> Result<(), Stuck> {
         if missing == 0 {
             return Ok(());
         }
-        let (next, soonest) = begin(&remaining);
+        let (next, soonest) = begin(&remaining, &state);
         if depth > furthest.0 {
             furthest = (depth, soonest);
         }

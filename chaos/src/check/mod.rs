@@ -226,3 +226,56 @@ fn floors(
         .collect::<Vec<_>>()
         .into_iter()
 }
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeSet;
+
+    use super::story::Story;
+    use super::*;
+
+    #[test]
+    fn names_are_single_and_explained() {
+        let names: BTreeSet<&str> = all().iter().map(|guarantee| guarantee.name).collect();
+        assert_eq!(names.len(), all().len());
+        assert!(all().iter().all(|guarantee| guarantee.about.ends_with('.')));
+    }
+
+    #[test]
+    fn a_verdict_says_what_did_not_hold_and_why() {
+        let story = Story::new().put("a", 1).at(0, 1).read("a", 7).at(2, 3);
+        let verdict = judge(&story.history, &story.observations);
+        assert!(verdict.broken().contains(&"nothing-invented"), "{verdict}");
+        assert!(verdict.lines().iter().any(|line| line.contains("nothing-invented: a=7")), "{verdict}");
+        assert!(verdict.to_string().contains("A refusal is a promise"), "{verdict}");
+        assert!(judge(&History::default(), &Observations::default()).is_clean());
+    }
+
+    /// How long a verdict takes: `cargo nextest run -p kontiki-chaos --release --run-ignored only judging --no-capture`.
+    #[test]
+    #[ignore = "measures, and checks nothing"]
+    fn judging_takes_milliseconds() {
+        for steps in [500, 2_000, 8_000] {
+            let runs: Vec<_> = (0..20).map(|seed| model::run(seed, steps)).collect();
+            let operations: usize = runs.iter().map(|(history, _)| history.operations.len()).sum();
+            let mut spent = Duration::ZERO;
+            let mut slowest = ("", Duration::ZERO);
+            for (history, observations) in &runs {
+                let begun = std::time::Instant::now();
+                let verdict = judge(history, observations);
+                spent += begun.elapsed();
+                assert!(verdict.is_clean(), "{verdict}");
+                let evidence = Evidence::new(history, observations);
+                for guarantee in all() {
+                    let begun = std::time::Instant::now();
+                    (guarantee.check)(&evidence);
+                    let took = begun.elapsed();
+                    if took > slowest.1 {
+                        slowest = (guarantee.name, took);
+                    }
+                }
+            }
+            println!("{} operations: {:?} a run; {slowest:?}", operations / 20, spent / 20);
+        }
+    }
+}
