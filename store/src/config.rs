@@ -89,6 +89,17 @@ pub enum OpenError {
     Corrupt { dir: PathBuf, problem: String },
     #[error("the data directory {dir} cannot be used: {problem}")]
     Disk { dir: PathBuf, problem: String },
+    #[error(
+        "member {member} of cluster {cluster} is running already, at {address}: two servers must not share an id. \
+         Stop one of them; where the data directory {dir} is a copy, remove it and join with an empty one"
+    )]
+    Twin { dir: PathBuf, cluster: String, member: u64, address: String },
+    #[error(
+        "the data directory {dir} belongs to member {member}, which the cluster knows at {known}, not at {given}. \
+         Where the directory is a copy, remove it and join with an empty one; where the server has moved, start it at \
+         {known} again, or put it at {given} with an empty directory and `kontiki cluster replace {member} --with {given}`"
+    )]
+    OtherAddress { dir: PathBuf, member: u64, known: String, given: String },
     /// No server that was asked let this one in.
     #[error("this server was not admitted to the cluster: {0}")]
     NotAdmitted(String),

@@ -22,6 +22,7 @@
 //! | `memory` | a cluster of one without disk or network |
 //! | `simulation` | what a simulation exchanges and looks at; a feature
 //! | `mutant` | defects that the simulation plants to test its checkers |
+//! | `backup` | the state as a file that proves itself whole |
 //! | `codec` | version byte, checksum, bincode |
 //! | `disk` | the data directory: log files, the checkpoint's database |
 //! | `environment` | the seam between a server and its disk, exchanged by the simulation |
@@ -32,6 +33,7 @@
 //! delivers every change after its start, once, in order, whole revisions together, or ends with an error that says to
 //! list again. Every wait has a deadline, and an unknown outcome is reported as such. Member ids are never reused.
 
+mod backup;
 mod codec;
 mod command;
 mod config;
@@ -51,6 +53,7 @@ mod store;
 mod types;
 mod watch;
 
+pub use backup::{Backup, BackupCheck, BackupError, BackupSummary, verify_backup};
 pub use config::{Config, OpenError, PeerTls, Start, Timings};
 pub use store::Store;
 pub use types::*;

@@ -6,6 +6,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use kontiki_proto::pb;
 
+use crate::backup::{Backup, State};
 use crate::command::{Command, Reply};
 use crate::config::{Config, OpenError};
 use crate::environment::Labour;
@@ -198,9 +199,15 @@ impl Store {
         self.raft()?.join(peer, client).await
     }
 
-    /// Removes a member. The last voter cannot leave.
+    /// Removes a member. Refused where it is the last voter, or where the voters that live would be no quorum without it.
     pub async fn leave(&self, id: MemberId) -> Result<(), StoreError> {
         self.raft()?.leave(id).await
+    }
+
+    /// Exchanges a dead member for the server that listens for peers at the address, under an id of its own, in one
+    /// change; returns when it votes. Refused where the member lives, or the new server does not.
+    pub async fn replace(&self, dead: MemberId, peer: &str) -> Result<MemberId, StoreError> {
+        self.raft()?.replace(dead, peer).await
     }
 
     /// Hands leadership to a voter (`None`: any other) and returns the new leader.
@@ -223,6 +230,13 @@ impl Store {
             Backend::Memory(_) => None,
             Backend::Raft(node) => Some(node.look(log_from, at_most)),
         }
+    }
+
+    /// The state at one revision, with everything acknowledged anywhere before the call, as the bytes of a backup. Writes
+    /// go on meanwhile; what they replace stays in memory until the backup is dropped.
+    pub async fn backup(&self) -> Result<Backup, StoreError> {
+        self.barrier().await?;
+        Ok(Backup::new(self.cluster_id().to_string(), self.replica.inspect(State::of)))
     }
 
     fn raft(&self) -> Result<&Node, StoreError> {

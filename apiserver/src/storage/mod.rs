@@ -229,7 +229,8 @@ pub fn store_error(error: StoreError) -> Status {
         StoreError::Busy => Status::too_many_requests(error.to_string(), 1),
         StoreError::TooLarge { limit, .. } => Status::too_large(limit),
         StoreError::Disk(_) => Status::failure(507, "InternalError", error.to_string()),
-        StoreError::NoSuchLease(_) | StoreError::Membership(_) => Status::internal(error.to_string()),
+        StoreError::Membership(_) => Status::failure(409, "Conflict", error.to_string()),
+        StoreError::NoSuchLease(_) => Status::internal(error.to_string()),
     }
 }
 

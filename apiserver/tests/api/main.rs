@@ -6,6 +6,7 @@ mod support;
 mod access;
 mod bad_input;
 mod basics;
+mod cluster;
 mod custom_resources;
 mod deletes;
 mod every_kind;

@@ -1,14 +1,7 @@
-//! Who belongs to the cluster. The leader alone changes it, one step at a time.
-//!
-//! ```text
-//!   a new server ── Peer.Admit ──▶ any member ──▶ leader: new id from the log, learner
-//!                                                   │ replication, by snapshot where it must
-//!                                                   ▼
-//!                                    caught up ──▶ voter
-//! ```
+//! Who belongs to the cluster. The leader alone changes it, one step at a time, and takes no step that would leave fewer
+//! living voters than a quorum.
 
 use std::collections::BTreeSet;
-use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -18,27 +11,24 @@ use openraft::{ChangeMembers, Instant as _};
 use tokio::time::Instant;
 
 use super::core::{Core, Route};
-use super::transport::{PeerError, Transport};
+use super::transport::PeerError;
 use super::types::{Member, Types};
 use super::wire::{Ask, Told};
-use crate::command::{Command, Reply};
-use crate::config::OpenError;
-use crate::disk::Identity;
+use super::{admission, replace};
 use crate::types::{MemberId, StoreError};
 
 /// A learner this many entries behind is let vote.
-const CAUGHT_UP: u64 = 64;
+pub(super) const CAUGHT_UP: u64 = 64;
 /// Changing members waits for replication, not for one round trip.
-const CHANGE: Duration = Duration::from_secs(30);
-const STATUS: Duration = Duration::from_secs(1);
-const ADMIT: Duration = Duration::from_secs(10);
+pub(super) const CHANGE: Duration = Duration::from_secs(30);
+pub(super) const STATUS: Duration = Duration::from_secs(1);
 
-fn refused(problem: impl Into<String>) -> StoreError {
+pub(super) fn refused(problem: impl Into<String>) -> StoreError {
     StoreError::Membership(problem.into())
 }
 
 /// Asks the leader for something about members, wherever it is, until the deadline.
-async fn with_leader(core: &Core, ask: &Ask, patience: Duration) -> Result<Told, StoreError> {
+pub(super) async fn with_leader(core: &Core, ask: &Ask, patience: Duration) -> Result<Told, StoreError> {
     let deadline = Instant::now() + patience;
     while Instant::now() < deadline {
         let told = match core.route() {
@@ -68,7 +58,8 @@ pub(crate) async fn answer(core: &Core, ask: &Ask) -> Told {
         return Told::NotLeader;
     }
     let result = match ask {
-        Ask::Admit { peer, client } => admit(core, peer, client).await,
+        Ask::Admit { peer, client } => admission::admit(core, peer, client).await,
+        Ask::Replace { dead, peer } => replace::answer(core, *dead, peer).await,
         Ask::Leave { id } => remove(core, *id).await,
         Ask::Transfer { to } => hand_over(core, *to).await,
         Ask::Propose { .. } | Ask::ReadIndex { .. } => return Told::NotLeader,
@@ -79,30 +70,7 @@ pub(crate) async fn answer(core: &Core, ask: &Ask) -> Told {
     }
 }
 
-/// Lets a server in under an id of its own, as a learner. One that comes back without its data gets a new id, and its
-/// old one is removed: what it had promised under the old one it no longer knows.
-async fn admit(core: &Core, peer: &str, client: &str) -> Result<Told, StoreError> {
-    let _one_at_a_time = core.membership.lock().await;
-    let old = core.members().into_iter().find(|(_, member)| member.peer == peer);
-    if let Some((id, member)) = old {
-        if id == core.speaker.me || ask_status(core, id, &member).await.is_some() {
-            return Err(refused(format!("member {id} is running at the peer address {peer} already")));
-        }
-        change(core, leaving(core, id)?, false).await?;
-    }
-    let id = match core.proposals.submit(core, Command::NewMember).await? {
-        Reply::Member(id) => id,
-        _ => return Err(StoreError::Unknown(core.timings.request)),
-    };
-    let member = Member { peer: peer.to_string(), client: client.to_string() };
-    match tokio::time::timeout(CHANGE, core.raft.add_learner(id, member, false)).await {
-        Ok(Ok(_)) => Ok(Told::Member(id)),
-        Ok(Err(error)) => settle(error),
-        Err(_) => Err(StoreError::Unknown(CHANGE)),
-    }
-}
-
-fn settle(error: RaftError<Types, ClientWriteError<Types>>) -> Result<Told, StoreError> {
+pub(super) fn settle(error: RaftError<Types, ClientWriteError<Types>>) -> Result<Told, StoreError> {
     match error {
         RaftError::APIError(ClientWriteError::ForwardToLeader(_)) => Ok(Told::NotLeader),
         RaftError::APIError(ClientWriteError::ChangeMembershipError(error)) => {
@@ -115,7 +83,7 @@ fn settle(error: RaftError<Types, ClientWriteError<Types>>) -> Result<Told, Stor
     }
 }
 
-async fn change(
+pub(super) async fn change(
     core: &Core,
     members: ChangeMembers<MemberId, Member>,
     retain: bool,
@@ -127,12 +95,12 @@ async fn change(
     }
 }
 
-fn voters(core: &Core) -> BTreeSet<MemberId> {
+pub(super) fn voters(core: &Core) -> BTreeSet<MemberId> {
     core.metrics().membership_config.voter_ids().collect()
 }
 
 /// The change that takes a member out.
-fn leaving(core: &Core, id: MemberId) -> Result<ChangeMembers<MemberId, Member>, StoreError> {
+pub(super) fn leaving(core: &Core, id: MemberId) -> Result<ChangeMembers<MemberId, Member>, StoreError> {
     if !core.members().contains_key(&id) {
         return Err(refused(format!("there is no member {id}")));
     }
@@ -141,9 +109,34 @@ fn leaving(core: &Core, id: MemberId) -> Result<ChangeMembers<MemberId, Member>,
         return Ok(ChangeMembers::RemoveNodes(BTreeSet::from([id])));
     }
     if voters.len() == 1 {
-        return Err(refused(format!("member {id} is the last voter and cannot leave")));
+        return Err(refused(format!(
+            "member {id} is the last voter and cannot leave; let another server join first, or stop this one for good"
+        )));
     }
     Ok(ChangeMembers::RemoveVoters(BTreeSet::from([id])))
+}
+
+/// Refuses a set of voters of which too few live to be a quorum: the cluster would stop with the change.
+pub(super) async fn keeps_quorum(core: &Core, after: &BTreeSet<MemberId>) -> Result<(), StoreError> {
+    let members = core.members();
+    let asked = after.iter().map(|id| {
+        let member = members.get(id).cloned().unwrap_or_default();
+        async move { (*id, *id == core.speaker.me || ask_status(core, *id, &member).await.is_some()) }
+    });
+    let (living, dead): (Vec<_>, Vec<_>) =
+        futures::future::join_all(asked).await.into_iter().partition(|(_, lives)| *lives);
+    let quorum = after.len() / 2 + 1;
+    if living.len() >= quorum {
+        return Ok(());
+    }
+    let dead: Vec<String> = dead.iter().map(|(id, _)| id.to_string()).collect();
+    Err(refused(format!(
+        "the cluster would stop: of its {} voters only {} would live, and {quorum} are needed. Start member {} again, \
+         or take it out first with `kontiki cluster leave` or `replace`",
+        after.len(),
+        living.len(),
+        dead.join(" and ")
+    )))
 }
 
 async fn remove(core: &Core, id: MemberId) -> Result<Told, StoreError> {
@@ -153,6 +146,10 @@ async fn remove(core: &Core, id: MemberId) -> Result<Told, StoreError> {
         return Ok(Told::NotLeader);
     }
     let _one_at_a_time = core.membership.lock().await;
+    let mut after = voters(core);
+    if after.remove(&id) {
+        keeps_quorum(core, &after).await?;
+    }
     change(core, members, false).await?;
     Ok(Told::Member(id))
 }
@@ -235,23 +232,6 @@ pub(crate) async fn promote(core: Arc<Core>) {
     }
 }
 
-/// Waits until the server at the peer address, which asks for admission itself, votes.
-pub(crate) async fn await_join(core: &Core, peer: &str, _client: &str) -> Result<MemberId, StoreError> {
-    let patience = CHANGE * 2;
-    let deadline = Instant::now() + patience;
-    while Instant::now() < deadline {
-        if let Some((id, _)) = core.members().into_iter().find(|(_, member)| member.peer == peer)
-            && voters(core).contains(&id)
-        {
-            return Ok(id);
-        }
-        core.leader_may_have_changed(deadline).await;
-    }
-    Err(refused(format!(
-        "no server at {peer} became a voting member within {patience:?}; start it so that it joins one of the members"
-    )))
-}
-
 pub(crate) async fn leave(core: &Core, id: MemberId) -> Result<(), StoreError> {
     with_leader(core, &Ask::Leave { id }, CHANGE * 2).await.map(|_| ())
 }
@@ -261,69 +241,6 @@ pub(crate) async fn transfer(core: &Core, to: Option<MemberId>) -> Result<Member
         Told::Member(leader) => Ok(leader),
         _ => Err(StoreError::Unknown(CHANGE)),
     }
-}
-
-/// On whichever member a new server asks.
-pub(crate) async fn admit_anywhere(
-    core: &Core,
-    peer: String,
-    client: String,
-) -> Result<MemberId, StoreError> {
-    match with_leader(core, &Ask::Admit { peer, client }, ADMIT).await? {
-        Told::Member(id) => Ok(id),
-        _ => Err(StoreError::Unknown(ADMIT)),
-    }
-}
-
-/// Asks one address after the other until one lets this server in.
-pub(crate) async fn ask_admission(
-    transport: &dyn Transport,
-    addresses: &[String],
-    me: &Member,
-    patience: Duration,
-) -> Result<(String, MemberId), OpenError> {
-    let deadline = Instant::now() + patience;
-    let mut problem = "no address to ask was given".to_string();
-    while !addresses.is_empty() && Instant::now() < deadline {
-        for address in addresses {
-            let request =
-                pb::JoinRequest { peer_address: me.peer.clone(), client_address: me.client.clone() };
-            let asked = async { transport.connect(address).await?.admit(request).await };
-            match tokio::time::timeout(ADMIT * 2, asked).await {
-                Ok(Ok(reply)) => return Ok((reply.cluster_id, reply.id)),
-                Ok(Err(error)) => problem = error.to_string(),
-                Err(_) => problem = format!("{address} did not answer in time"),
-            }
-            tracing::info!(address, problem, "not admitted yet");
-        }
-        tokio::time::sleep(Duration::from_millis(250)).await;
-    }
-    Err(OpenError::NotAdmitted(problem))
-}
-
-/// Refuses a directory of another cluster than the one this server was told to join. Servers that do not answer prove
-/// nothing.
-pub(crate) async fn check_cluster(
-    transport: &dyn Transport,
-    addresses: &[String],
-    identity: &Identity,
-    dir: &Path,
-) -> Result<(), OpenError> {
-    for address in addresses {
-        let asked = async { Some(transport.connect(address).await.ok()?.status().await.ok()?.cluster_id) };
-        match tokio::time::timeout(STATUS, asked).await {
-            Ok(Some(expected)) if expected != identity.cluster_id => {
-                return Err(OpenError::OtherCluster {
-                    dir: dir.to_path_buf(),
-                    found: identity.cluster_id.clone(),
-                    expected,
-                });
-            }
-            Ok(Some(_)) => return Ok(()),
-            _ => {}
-        }
-    }
-    Ok(())
 }
 
 /// What this server says of itself.
@@ -350,7 +267,7 @@ pub(crate) fn own_status(core: &Core) -> pb::MemberStatus {
 }
 
 /// `None` where the member does not answer in time, or another one answers at its address.
-async fn ask_status(core: &Core, id: MemberId, member: &Member) -> Option<pb::MemberStatus> {
+pub(super) async fn ask_status(core: &Core, id: MemberId, member: &Member) -> Option<pb::MemberStatus> {
     let transport = &core.transport;
     let asked = async { Some(transport.connect(&member.peer).await.ok()?.status().await.ok()?.status) };
     let answer = tokio::time::timeout(STATUS, asked).await.ok().flatten()?;

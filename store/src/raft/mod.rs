@@ -6,7 +6,9 @@
 //! | `core` | who leads, what time it is, who else is a member |
 //! | `propose` | proposals: admission, coalescing, forwarding, outcomes |
 //! | `barrier` | linearizable reads, many to one question |
-//! | `membership` | admission, promotion, leave, transfer, status |
+//! | `membership` | promotion, leave, transfer, status |
+//! | `admission` | a new server's way in, and who is turned away |
+//! | `replace` | a new server for a dead one |
 //! | `steward` | what runs beside: leases, compaction, checkpoints |
 //! | `failover` | electing at once when the leader's process has died |
 //! | `log`, `machine`, `snapshot` | openraft's storage over `disk` and `mvcc` |
@@ -15,6 +17,7 @@
 //! | `grpc`, `tls` | the product's transport |
 //! | `runtime` | where consensus runs |
 
+mod admission;
 mod barrier;
 mod core;
 mod failover;
@@ -28,6 +31,7 @@ mod machine;
 mod membership;
 mod network;
 mod propose;
+mod replace;
 mod runtime;
 mod server;
 mod snapshot;
@@ -197,12 +201,17 @@ impl Node {
 
     pub async fn join(&self, peer: &str, client: &str) -> Result<MemberId, StoreError> {
         let (core, peer, client) = (self.core.clone(), peer.to_string(), client.to_string());
-        self.at_home(async move { membership::await_join(&core, &peer, &client).await }).await?
+        self.at_home(async move { admission::await_join(&core, &peer, &client).await }).await?
     }
 
     pub async fn leave(&self, id: MemberId) -> Result<(), StoreError> {
         let core = self.core.clone();
         self.at_home(async move { membership::leave(&core, id).await }).await?
+    }
+
+    pub async fn replace(&self, dead: MemberId, peer: &str) -> Result<MemberId, StoreError> {
+        let (core, peer) = (self.core.clone(), peer.to_string());
+        self.at_home(async move { replace::replace(&core, dead, &peer).await }).await?
     }
 
     pub async fn transfer(&self, to: Option<MemberId>) -> Result<MemberId, StoreError> {
@@ -290,6 +299,7 @@ async fn open(
     check(&config)?;
     let dir = config.data_dir.clone();
     let disk = blocking(&labour, &dir.clone(), move || Disk::open(&dir)).await?;
+    admission::refuse_twin(&config, &disk, &*transport).await?;
     let listening = transport.listen(&config.peer_listen).await;
     let listener =
         listening.map_err(|problem| OpenError::Listen { address: config.peer_listen.clone(), problem })?;
@@ -320,6 +330,11 @@ async fn open(
     .await?;
 
     let raft = start_raft(&config, &transport, &speaker, log.clone(), machine.clone()).await?;
+    if let Err(error) = admission::check_address(&raft, &speaker, &me, &config.data_dir).await {
+        let _ = raft.shutdown().await;
+        log.stop().await;
+        return Err(error);
+    }
     let failed = |error: &dyn std::fmt::Display| OpenError::Consensus(error.to_string());
     if matches!(config.start, Start::Bootstrap) && speaker.me == FIRST_MEMBER && log.is_empty() {
         let members = BTreeMap::from([(speaker.me, me.clone())]);
@@ -336,6 +351,7 @@ async fn open(
     steward::run(core.clone(), config.history, config.history_bytes);
     failover::run(core.clone());
     core.settle(OPENING).await;
+    admission::adopt_address(&core, &me).await;
     Ok((core, proposals, barriers))
 }
 
@@ -352,13 +368,13 @@ async fn identify(
             return Err(OpenError::OtherAuthority { dir });
         }
         if let Start::Join(addresses) = &config.start {
-            membership::check_cluster(transport, addresses, &identity, &dir).await?;
+            admission::check_cluster(transport, addresses, &identity, &dir).await?;
         }
         return Ok(identity);
     }
     let (cluster_id, member) = match &config.start {
         Start::Bootstrap => (uuid::Uuid::new_v4().to_string(), FIRST_MEMBER),
-        Start::Join(addresses) => membership::ask_admission(transport, addresses, me, OPENING).await?,
+        Start::Join(addresses) => admission::ask_admission(transport, addresses, me, OPENING).await?,
     };
     let identity = Identity { cluster_id, member, authority: transport.authority() };
     disk.claim(&identity).map_err(|error| error.at(&dir))?;

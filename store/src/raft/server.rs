@@ -12,7 +12,7 @@ use super::snapshot::{Assembly, Part};
 use super::transport::{Answer, Call, Introduction, Messages, PeerError, PeerService};
 use super::types::Types;
 use super::wire::{Ask, Told};
-use super::{barrier, membership, propose};
+use super::{admission, barrier, membership, propose};
 use crate::types::StoreError;
 
 /// This server as its peers see it.
@@ -130,7 +130,7 @@ impl PeerService for Service {
             {
                 return Err(PeerError::Refused(format!("peer_address: {peer_address:?} is not host:port")));
             }
-            let admitted = membership::admit_anywhere(&core, peer_address, client_address).await;
+            let admitted = admission::admit_anywhere(&core, peer_address, client_address).await;
             let id = admitted.map_err(|error| refusal(&error))?;
             Ok(pb::JoinReply { id, cluster_id: core.speaker.cluster_id.to_string() })
         }

@@ -32,6 +32,10 @@ pub(crate) enum Ask {
     Leave {
         id: MemberId,
     },
+    Replace {
+        dead: MemberId,
+        peer: String,
+    },
     Transfer {
         to: Option<MemberId>,
     },
