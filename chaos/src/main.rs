@@ -28,6 +28,8 @@ enum Command {
     },
     /// List the scenarios
     List,
+    /// Run scenarios at random until time is up
+    Long(scenario::LongArgs),
     /// Cut the power under a store, again and again, and look what is left
     PowerCut(power_cut::PowerCutArgs),
     /// The process that is cut
@@ -59,13 +61,17 @@ fn perform(command: Command) -> Result<bool> {
     match command {
         Command::List => {
             for scenario in scenario::all() {
-                println!("{:<18} {}", scenario.name, scenario.about);
+                println!("{:<17} {}", scenario.name, scenario.about);
             }
             Ok(true)
         }
         Command::Run { scenario, seed } => {
             world::enter()?;
             runtime()?.block_on(run(&scenario, seed))
+        }
+        Command::Long(args) => {
+            world::enter()?;
+            runtime()?.block_on(scenario::long(&args))
         }
         Command::PowerCut(args) => power_cut::run(&args),
         Command::PowerCutWorker(args) => power_cut::work(args).map(|()| true),
@@ -87,15 +93,19 @@ async fn run(names: &[String], seed: Option<u64>) -> Result<bool> {
             bail!("there is no scenario {name:?}; `kontiki-chaos list` names them");
         }
     }
-    let mut passed = true;
+    let mut reports = Vec::new();
     for scenario in
         all.iter().filter(|scenario| names.is_empty() || names.iter().any(|name| name == scenario.name))
     {
         eprintln!("…     {:<17} {}", scenario.name, scenario.about);
         let seed = seed.unwrap_or_else(|| u64::from(rand::random::<u32>()));
         let report = scenario::run(scenario, seed).await?;
-        passed &= report.violations.is_empty();
         println!("{report}");
+        reports.push(report);
     }
-    Ok(passed)
+    if reports.len() > 1 {
+        println!("\nall together:");
+        reports.iter().for_each(|report| println!("{}", report.line()));
+    }
+    Ok(reports.iter().all(scenario::Report::passed))
 }

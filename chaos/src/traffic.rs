@@ -13,12 +13,13 @@ use rand::rngs::StdRng;
 use rand::{Rng, SeedableRng};
 use serde_json::json;
 use tokio::task::JoinHandle;
-use tokio_util::sync::CancellationToken;
+use tokio_util::sync::{CancellationToken, DropGuard};
 
-use crate::cluster::{Cluster, ServerId};
+use crate::cluster::{Cluster, Processes, ServerId, status_of};
 use crate::history::{
     Action, Change, End, Final, Item, Key, Outcome, Recorder, Revision, Value, Version, Watched,
 };
+use crate::observe::{Fact, Observer};
 
 /// A register is a ConfigMap that holds one number.
 pub type Register = u32;
@@ -27,7 +28,11 @@ pub const NAMESPACE: &str = "chaos";
 pub const REGISTERS: Register = 8;
 /// Longest time a client waits for an answer.
 const DEADLINE: Duration = Duration::from_secs(6);
-/// The client number of probes, each of which is a client for one operation.
+/// Longest wait for the last event and the last read; generous, since the machine may be busy.
+const LAST_EVENT: Duration = Duration::from_secs(60);
+/// Between two looks at one server.
+const LOOK: Duration = Duration::from_millis(150);
+/// The client number of probes, less their value: each of which is a client for one operation.
 const PROBE: usize = usize::MAX - 100;
 /// After an operation that did not succeed, so that a dead server does not fill the history.
 const PAUSE: Duration = Duration::from_millis(60);
@@ -105,18 +110,37 @@ pub struct Traffic {
     stop: CancellationToken,
     clients: Vec<JoinHandle<()>>,
     stop_watching: CancellationToken,
-    watchers: Vec<JoinHandle<Watched>>,
+    watchers: Vec<(ServerId, JoinHandle<Watched>)>,
+    observing: JoinHandle<()>,
+    /// A scenario that fails in the middle leaves no clients behind.
+    _ends: [DropGuard; 2],
     pub recorder: Arc<Recorder>,
+    /// What is done to servers and seen of them, in the same time as the history.
+    pub observer: Arc<Observer>,
     pub numbers: Arc<Numbers>,
 }
 
+/// What is known when all has ended.
+pub struct Ended {
+    pub recorder: Arc<Recorder>,
+    pub observer: Arc<Observer>,
+    pub watched: Vec<Watched>,
+    pub finals: Vec<Final>,
+}
+
 impl Traffic {
-    /// `each` clients on every server alone, one that goes wherever it is answered, and one watcher on every server.
+    /// `each` clients on every server alone, running or not, one that goes wherever it is answered, and one watcher on each
+    /// of the `running` ones.
     ///
     /// # Errors
     /// A client that cannot be made, or a list that fails.
-    pub async fn start(cluster: &dyn Cluster, each: usize, seed: u64) -> anyhow::Result<Traffic> {
-        let recorder = Arc::new(Recorder::default());
+    pub async fn start(
+        cluster: &Arc<Processes>,
+        running: usize,
+        each: usize,
+        seed: u64,
+    ) -> anyhow::Result<Traffic> {
+        let (recorder, observer) = (Arc::new(Recorder::default()), Arc::new(Observer::default()));
         let numbers = Arc::new(Numbers::default());
         let everywhere: Vec<ServerId> = (0..cluster.size()).collect();
         let any = cluster.client(&everywhere, DEADLINE)?;
@@ -126,16 +150,13 @@ impl Traffic {
 
         let (stop, stop_watching) = (CancellationToken::new(), CancellationToken::new());
         let mut watchers = Vec::new();
-        for server in 0..cluster.size() {
+        for server in 0..running {
             let client = cluster.client(&[server], DEADLINE)?;
-            watchers.push(tokio::spawn(watch(
-                client,
-                server,
-                start,
-                Arc::clone(&recorder),
-                stop_watching.clone(),
-            )));
+            let watching = watch(client, server, start, Arc::clone(&recorder), stop_watching.clone());
+            watchers.push((server, tokio::spawn(watching)));
         }
+        let observing =
+            tokio::spawn(observe(Arc::clone(cluster), Arc::clone(&observer), stop_watching.clone()));
         let mut clients = Vec::new();
         for number in 0..each * cluster.size() + 1 {
             let server = number.checked_sub(1).map(|number| number % cluster.size());
@@ -155,7 +176,8 @@ impl Traffic {
             let stop = stop.clone();
             clients.push(tokio::spawn(async move { worker.run(stop).await }));
         }
-        Ok(Traffic { stop, clients, stop_watching, watchers, recorder, numbers })
+        let _ends = [stop.clone().drop_guard(), stop_watching.clone().drop_guard()];
+        Ok(Traffic { stop, clients, stop_watching, watchers, observing, _ends, recorder, observer, numbers })
     }
 
     /// Sends `count` creates to one server at once, each recorded when it ends; their clients wait like all others.
@@ -173,7 +195,8 @@ impl Traffic {
             let (client, recorder) = (client.clone(), Arc::clone(&self.recorder));
             let (name, value) = new_object(&self.numbers);
             tokio::spawn(async move {
-                let ticket = recorder.invoke(PROBE, Some(server), Action::swap(&name, 0, value));
+                let client_number = PROBE - value as usize;
+                let ticket = recorder.invoke(client_number, Some(server), Action::swap(&name, 0, value));
                 let outcome = written(within(client.create_as(&config_map(&name, value, None))).await);
                 recorder.complete(ticket, outcome);
             })
@@ -181,37 +204,38 @@ impl Traffic {
         Ok(probes.collect())
     }
 
-    /// Ends the clients, each after its current operation, and reads every register once more through every server.
+    /// Ends the clients, each after its current operation, and reads every register once more through each of these servers.
     ///
     /// # Errors
-    /// A server that does not answer at the end.
-    pub async fn finish(
-        self,
-        cluster: &dyn Cluster,
-    ) -> anyhow::Result<(Arc<Recorder>, Vec<Watched>, Vec<Final>)> {
+    /// A server that does not answer at the end, or a watcher of it that is not told of the last write.
+    pub async fn finish(self, cluster: &dyn Cluster, servers: &[ServerId]) -> anyhow::Result<Ended> {
         self.stop.cancel();
         for client in self.clients {
             client.await?;
         }
         // A sign for the watchers: who has seen it has seen everything before it.
-        let sign = cluster.client(&(0..cluster.size()).collect::<Vec<_>>(), DEADLINE)?;
+        let sign = cluster.client(servers, DEADLINE)?;
         let (name, value) = (Key::from(SIGN), self.numbers.next());
         let ticket = self.recorder.invoke(PROBE, None, Action::swap(&name, 0, value));
         let created = sign.create_as(&config_map(SIGN, value, None)).await?;
         self.recorder.complete(ticket, written(Ok(created)));
         let mut watched = Vec::new();
-        for watcher in self.watchers {
-            match tokio::time::timeout(Duration::from_secs(15), watcher).await {
+        let (staying, gone): (Vec<_>, Vec<_>) =
+            self.watchers.into_iter().partition(|(server, _)| servers.contains(server));
+        for (server, watcher) in staying {
+            match tokio::time::timeout(LAST_EVENT, watcher).await {
                 Ok(record) => watched.push(record?),
-                Err(_) => anyhow::bail!("a watcher has not seen the last write 15 s after it"),
+                Err(_) => anyhow::bail!(
+                    "the watcher of server {server} has not seen the last write {LAST_EVENT:?} after it"
+                ),
             }
         }
         let mut finals = Vec::new();
-        for server in 0..cluster.size() {
+        for &server in servers {
             let client = cluster.client(&[server], DEADLINE)?;
             for register in 0..REGISTERS {
                 let invoked = self.recorder.now();
-                let outcome = read(&client, register).await;
+                let outcome = read_patiently(&client, register).await;
                 anyhow::ensure!(
                     matches!(outcome, Outcome::Found { .. }),
                     "server {server}, last read: {outcome:?}"
@@ -222,7 +246,49 @@ impl Traffic {
             finals.push(last_state(&client, server).await?);
         }
         self.stop_watching.cancel();
-        Ok((self.recorder, watched, finals))
+        for (_, watcher) in gone {
+            watched.push(watcher.await?);
+        }
+        self.observing.await?;
+        Ok(Ended { recorder: self.recorder, observer: self.observer, watched, finals })
+    }
+}
+
+/// Looks at every server a few times a second.
+async fn observe(cluster: Arc<Processes>, observer: Arc<Observer>, stop: CancellationToken) {
+    let look = |server| {
+        let (cluster, observer) = (Arc::clone(&cluster), Arc::clone(&observer));
+        async move {
+            loop {
+                let life = cluster.life(server);
+                if let Ok(reply) = status_of(&*cluster, server).await
+                    && let Some(own) = reply.members.iter().find(|member| member.id == reply.answered_by)
+                    && cluster.life(server) == life
+                {
+                    let term = own.term;
+                    let role = if own.leader { Fact::Leads { term } } else { Fact::Follows { term } };
+                    observer.saw(server, life, role);
+                    let (revision, hash) = (own.revision, own.state_hash);
+                    observer.saw(server, life, Fact::State { revision, hash });
+                }
+                tokio::time::sleep(LOOK).await;
+            }
+        }
+    };
+    let all = futures::future::join_all((0..cluster.size()).map(look));
+    tokio::select! { _ = all => {}, () = stop.cancelled() => {} }
+}
+
+/// A server that was hurt a moment ago may need one to answer; what it refuses until then is no news.
+async fn read_patiently(client: &Client, register: Register) -> Outcome {
+    let deadline = tokio::time::Instant::now() + LAST_EVENT;
+    loop {
+        match read(client, register).await {
+            Outcome::Refused(_) | Outcome::Unknown(_) if tokio::time::Instant::now() < deadline => {
+                tokio::time::sleep(PAUSE).await;
+            }
+            outcome => return outcome,
+        }
     }
 }
 
@@ -341,7 +407,9 @@ async fn watch(
     let mut record = Watched { watcher: server, ..Watched::default() };
     let mut revision = start;
     while !stop.is_cancelled() {
-        let ended = match watch_once(&client, (server, &recorder), &mut revision, &mut record).await {
+        let watching = watch_once(&client, (server, &recorder), &mut revision, &mut record);
+        let ended = tokio::select! { ended = watching => ended, () = stop.cancelled() => break };
+        let ended = match ended {
             Ok(true) => {
                 record.must_reach = Some(revision);
                 return record;

@@ -3,6 +3,7 @@
 //! This process moves to a network namespace of its own, the hub, with a bridge in it; each server gets a namespace at
 //! the end of a cable. None has a name or a way out, so the kernel removes all of it with the last process that uses it.
 
+use std::collections::BTreeSet;
 use std::fs::File;
 use std::net::Ipv4Addr;
 use std::os::fd::AsRawFd;
@@ -81,15 +82,16 @@ fn run(program: &str, arguments: &[&str]) -> Result<()> {
     Ok(())
 }
 
-/// What a server cannot reach.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Cut {
-    /// The other servers; its clients are still there.
-    Peers,
-    /// Clients, and not the other servers.
-    Clients,
-    /// Both.
-    All,
+/// What is wrong with the network at one place; nothing by default. Packets are dropped where they arrive, so that one
+/// direction alone can be cut.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Trouble {
+    /// Places whose packets do not arrive.
+    pub deaf_to: BTreeSet<Ipv4Addr>,
+    /// Of a hundred packets from other servers, so many are lost.
+    pub loss: u8,
+    /// Packets of the peer port are answered with a reset, from everyone.
+    pub resets: Option<u16>,
 }
 
 impl Place {
@@ -136,30 +138,47 @@ impl Place {
         thread.join().unwrap_or_else(|_| bail!("the thread that ran a program died"))
     }
 
-    /// Drops packets without a word, in both directions, as a broken switch does.
+    /// Puts this trouble in the place of what there was.
     ///
     /// # Errors
     /// What `nft` says.
-    pub fn cut(&self, cut: Cut) -> Result<()> {
-        let (inbound, outbound) = match cut {
-            Cut::Peers => (format!("ip saddr != {HUB}"), format!("ip daddr != {HUB}")),
-            Cut::Clients => (format!("ip saddr {HUB}"), format!("ip daddr {HUB}")),
-            Cut::All => ("ip saddr 0.0.0.0/0".to_owned(), "ip daddr 0.0.0.0/0".to_owned()),
-        };
-        let rules = format!(
-            "add table inet kontiki; delete table inet kontiki; add table inet kontiki; \
-             add chain inet kontiki in {{ type filter hook input priority 0; }}; \
-             add chain inet kontiki out {{ type filter hook output priority 0; }}; \
-             add rule inet kontiki in iif eth0 {inbound} drop; add rule inet kontiki out oif eth0 {outbound} drop"
-        );
+    pub fn hurt(&self, trouble: &Trouble) -> Result<()> {
+        let mut rules = String::from("add table inet kontiki; delete table inet kontiki");
+        if *trouble != Trouble::default() {
+            rules += "; add table inet kontiki; \
+                      add chain inet kontiki in { type filter hook input priority 0; }";
+        }
+        for address in &trouble.deaf_to {
+            rules += &format!("; add rule inet kontiki in ip saddr {address} drop");
+        }
+        if trouble.loss > 0 {
+            let odds = format!("numgen random mod 100 < {}", trouble.loss);
+            rules += &format!("; add rule inet kontiki in iif eth0 ip saddr != {HUB} {odds} drop");
+        }
+        if let Some(port) = trouble.resets {
+            for side in ["dport", "sport"] {
+                rules += &format!("; add rule inet kontiki in tcp {side} {port} reject with tcp reset");
+            }
+        }
         self.run("nft", &[&rules])
     }
 
-    /// Undoes [`Place::cut`].
+    /// Makes the cable of this place a slow one, with a queue, so that packets are late and, when it is full, lost; `None`
+    /// makes it a good one. By `netem`, with latency and loss, where the kernel has that.
     ///
     /// # Errors
-    /// What `nft` says.
-    pub fn heal(&self) -> Result<()> {
-        self.run("nft", &["add table inet kontiki; delete table inet kontiki"])
+    /// What `tc` says.
+    pub fn slow(&self, slow: bool) -> Result<&'static str> {
+        let tc = |rule: &str| self.run("tc", &rule.split(' ').collect::<Vec<_>>());
+        if !slow {
+            return tc("qdisc del dev eth0 root").map(|()| "");
+        }
+        match tc("qdisc add dev eth0 root netem delay 40ms 20ms loss 1%") {
+            Ok(()) => Ok("40 ms late, 1 % lost (netem)"),
+            Err(_) => {
+                tc("qdisc add dev eth0 root tbf rate 1mbit burst 8kb latency 300ms")?;
+                Ok("a queue of up to 300 ms at 1 Mbit/s (the kernel has no netem)")
+            }
+        }
     }
 }

@@ -10,9 +10,8 @@ use kontiki_proto::client::Client;
 use kontiki_proto::pb::{MemberStatus, StatusReply};
 use tokio::time::Instant;
 
-pub use crate::world::Cut;
 pub(crate) use process::command;
-pub use process::{Options, Processes, kontiki_program};
+pub use process::{Extras, Options, Processes, kontiki_program};
 
 pub use crate::history::ServerId;
 
@@ -27,8 +26,6 @@ pub trait Cluster: Send + Sync {
     /// Stops its execution, connections stay open (SIGSTOP); [`Cluster::resume`] lets it go on.
     async fn pause(&self, server: ServerId) -> Result<()>;
     async fn resume(&self, server: ServerId) -> Result<()>;
-    async fn cut(&self, server: ServerId, cut: Cut) -> Result<()>;
-    async fn heal(&self, server: ServerId) -> Result<()>;
     /// A client that talks to these servers alone, the first one first.
     fn client(&self, servers: &[ServerId], deadline: Duration) -> Result<Client>;
     /// The last lines a server wrote.
@@ -79,10 +76,23 @@ pub async fn await_leader(cluster: &dyn Cluster, among: &[ServerId], patience: D
 /// # Errors
 /// When they do not agree within `patience`.
 pub async fn await_agreement(cluster: &dyn Cluster, patience: Duration) -> Result<()> {
+    let everyone: Vec<ServerId> = (0..cluster.size()).collect();
+    await_agreement_of(cluster, &everyone, patience).await
+}
+
+/// As [`await_agreement`], of these servers alone.
+///
+/// # Errors
+/// When they do not agree within `patience`.
+pub async fn await_agreement_of(
+    cluster: &dyn Cluster,
+    servers: &[ServerId],
+    patience: Duration,
+) -> Result<()> {
     let deadline = Instant::now() + patience;
     loop {
-        let servers = 0..cluster.size();
-        let replies = futures::future::join_all(servers.map(|server| status_of(cluster, server))).await;
+        let asked = servers.iter().map(|server| status_of(cluster, *server));
+        let replies = futures::future::join_all(asked).await;
         let own: Vec<Option<MemberStatus>> = replies
             .iter()
             .map(|reply| {

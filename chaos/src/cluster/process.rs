@@ -1,9 +1,11 @@
 //! Real `kontiki server` processes.
 
+use std::collections::BTreeSet;
 use std::fs::File;
 use std::os::fd::AsRawFd;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
@@ -16,8 +18,9 @@ use parking_lot::Mutex;
 use tempfile::TempDir;
 use tokio::process::{Child, Command};
 
-use super::{Cluster, Cut, ServerId};
-use crate::world::Place;
+use super::{Cluster, ServerId};
+use crate::disk::{Disk, Loss};
+use crate::world::{Place, Trouble};
 
 const API_PORT: u16 = 6443;
 const PEER_PORT: u16 = 2380;
@@ -29,6 +32,15 @@ pub struct Options {
     pub servers: u8,
     /// Each server in a network namespace, so that it can be cut off; otherwise all are on loopback.
     pub apart: bool,
+}
+
+/// What only some clusters have.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Extras {
+    /// Places for servers that are not there at the start.
+    pub spares: u8,
+    /// Each server's data is on a disk that can lose power and fail.
+    pub disks: bool,
 }
 
 /// `$KONTIKI`, or the `kontiki` beside this program.
@@ -56,6 +68,11 @@ struct Server {
     child: tokio::sync::Mutex<Option<Child>>,
     /// For signals, also while `child` is waited for.
     pid: Mutex<Option<Pid>>,
+    /// How often it has been started.
+    life: AtomicUsize,
+    disk: Option<Disk>,
+    /// Its data was removed, so that it has to join anew.
+    wiped: AtomicBool,
 }
 
 /// A cluster of processes; they die with it, and their data with them.
@@ -65,6 +82,17 @@ pub struct Processes {
     pki: Pki,
     admin: Identity,
     servers: Vec<Server>,
+    /// Who does not get whose packets: from, to.
+    severed: Mutex<BTreeSet<(ServerId, ServerId)>>,
+    kept: AtomicBool,
+}
+
+impl Drop for Processes {
+    fn drop(&mut self) {
+        // A disk must be unmounted before the folder it is mounted at can be removed.
+        self.servers.iter_mut().for_each(|server| server.disk = None);
+        self.dir.disable_cleanup(*self.kept.get_mut());
+    }
 }
 
 impl Processes {
@@ -73,11 +101,19 @@ impl Processes {
     /// # Errors
     /// What cannot be made.
     pub fn new(options: Options) -> Result<Processes> {
+        Processes::with(options, Extras::default())
+    }
+
+    /// As [`Processes::new`], with more than every cluster has.
+    ///
+    /// # Errors
+    /// What cannot be made.
+    pub fn with(options: Options, extras: Extras) -> Result<Processes> {
         let dir =
             tempfile::Builder::new().prefix("kontiki-chaos-").tempdir().context("cannot make a directory")?;
         let pki = Pki::open_or_create(&dir.path().join("pki"))?;
         let admin = pki.issue(&Subject::User("kubernetes-admin", "system:masters"))?;
-        let servers = (0..options.servers)
+        let servers = (0..options.servers + extras.spares)
             .map(|number| {
                 let place = if options.apart { Some(Place::new(number + 1)?) } else { None };
                 let (api, peer) = match &place {
@@ -92,10 +128,26 @@ impl Processes {
                         )
                     }
                 };
-                Ok(Server { place, api, peer, child: tokio::sync::Mutex::default(), pid: Mutex::default() })
+                let data = dir.path().join(format!("server-{number}"));
+                let disk = if extras.disks {
+                    std::fs::create_dir(&data)?;
+                    Some(Disk::mount(&data)?)
+                } else {
+                    None
+                };
+                let (child, pid, wiped, life) = Default::default();
+                Ok(Server { place, api, peer, child, pid, life, disk, wiped })
             })
             .collect::<Result<_>>()?;
-        Ok(Processes { options, dir, pki, admin, servers })
+        Ok(Processes {
+            options,
+            dir,
+            pki,
+            admin,
+            servers,
+            severed: Mutex::default(),
+            kept: AtomicBool::new(false),
+        })
     }
 
     /// Starts every server and waits until all of them vote.
@@ -103,17 +155,21 @@ impl Processes {
     /// # Errors
     /// With the last lines of the server that is at fault.
     pub async fn start_all(&self) -> Result<()> {
-        for server in 0..self.servers.len() {
+        for server in 0..usize::from(self.options.servers) {
             self.start(server).await?;
             self.await_voters(server + 1).await?;
         }
         Ok(())
     }
 
-    async fn await_voters(&self, count: usize) -> Result<()> {
+    /// Waits until so many servers, the first ones, vote.
+    ///
+    /// # Errors
+    /// With the last lines of the server that is at fault.
+    pub async fn await_voters(&self, count: usize) -> Result<()> {
         let among: Vec<ServerId> = (0..count).collect();
         let client = self.client(&among, Duration::from_secs(2))?;
-        let deadline = tokio::time::Instant::now() + Duration::from_secs(30);
+        let deadline = tokio::time::Instant::now() + Duration::from_secs(60);
         loop {
             let last = match client.cluster_status().await {
                 Ok(status) => {
@@ -138,7 +194,7 @@ impl Processes {
                 }
             }
             if tokio::time::Instant::now() > deadline {
-                bail!("{count} servers do not all vote after 30 s ({last}):\n{}", self.last_words(count - 1));
+                bail!("{count} servers do not all vote after 60 s ({last}):\n{}", self.last_words(count - 1));
             }
             tokio::time::sleep(Duration::from_millis(20)).await;
         }
@@ -171,9 +227,17 @@ impl Processes {
     }
 
     /// Keeps the data and logs of a failed run for inspection, and says where.
-    pub fn keep(mut self) -> PathBuf {
-        self.dir.disable_cleanup(true);
-        self.dir.path().to_owned()
+    pub fn keep(&self) -> &Path {
+        self.kept.store(true, Ordering::Relaxed);
+        // What is on a disk of ours is gone with it.
+        for server in self.servers.iter().filter_map(|server| server.disk.as_ref()) {
+            let copy = server.path().with_extension("disk");
+            let copied = std::process::Command::new("cp").arg("-r").arg(server.path()).arg(copy).status();
+            if !copied.is_ok_and(|status| status.success()) {
+                tracing::warn!("the data of {} could not be kept", server.path().display());
+            }
+        }
+        self.dir.path()
     }
 
     fn signal(&self, server: ServerId, signal: Signal) -> Result<()> {
@@ -183,8 +247,122 @@ impl Processes {
         }
     }
 
-    fn place(&self, server: ServerId) -> Result<Place> {
-        self.servers[server].place.clone().context("servers on loopback cannot be cut off")
+    fn place(&self, server: ServerId) -> Result<&Place> {
+        self.servers[server].place.as_ref().context("servers on loopback cannot be cut off")
+    }
+
+    /// Makes these links, from and to, the ones that carry nothing; all others carry again.
+    ///
+    /// # Errors
+    /// What `nft` says.
+    pub fn sever(&self, links: BTreeSet<(ServerId, ServerId)>) -> Result<()> {
+        let before = std::mem::replace(&mut *self.severed.lock(), links.clone());
+        let touched: BTreeSet<ServerId> = before.symmetric_difference(&links).map(|(_, to)| *to).collect();
+        touched.into_iter().try_for_each(|server| self.trouble(server, 0, false))
+    }
+
+    fn trouble(&self, server: ServerId, loss: u8, resets: bool) -> Result<()> {
+        let severed = self.severed.lock().clone();
+        let from = severed.iter().filter(|(_, to)| *to == server).map(|(from, _)| *from);
+        let deaf_to = from.map(|from| self.place(from).map(|place| place.address)).collect::<Result<_>>()?;
+        let trouble = Trouble { deaf_to, loss, resets: resets.then_some(PEER_PORT) };
+        tokio::task::block_in_place(|| self.place(server)?.hurt(&trouble))
+    }
+
+    /// Of a hundred packets from other servers, so many do not arrive.
+    ///
+    /// # Errors
+    /// What `nft` says.
+    pub fn lose(&self, server: ServerId, percent: u8) -> Result<()> {
+        self.trouble(server, percent, false)
+    }
+
+    /// Resets every connection between this server and the others that is used in the next moments.
+    ///
+    /// # Errors
+    /// What `nft` says.
+    pub async fn reset_connections(&self, server: ServerId) -> Result<()> {
+        self.trouble(server, 0, true)?;
+        tokio::time::sleep(Duration::from_millis(60)).await;
+        self.trouble(server, 0, false)
+    }
+
+    /// Makes what this server sends late, and some of it lost; says how.
+    ///
+    /// # Errors
+    /// What `tc` says.
+    pub fn slow_link(&self, server: ServerId, slow: bool) -> Result<&'static str> {
+        tokio::task::block_in_place(|| self.place(server)?.slow(slow))
+    }
+
+    /// The disk of a server in a cluster that was made with disks.
+    ///
+    /// # Errors
+    /// In one that was not.
+    pub fn disk(&self, server: ServerId) -> Result<&Disk> {
+        self.servers[server].disk.as_ref().context("this cluster was made without disks")
+    }
+
+    /// Cuts the power of a server; it can be started again.
+    ///
+    /// # Errors
+    /// When the process cannot be killed.
+    pub async fn cut_power(&self, server: ServerId, seed: u64) -> Result<Loss> {
+        let loss = self.disk(server)?.cut_power(seed);
+        self.kill(server).await?;
+        self.disk(server)?.restore_power();
+        Ok(loss)
+    }
+
+    /// Ends a server and removes its data; when it is started it joins as a new member.
+    ///
+    /// # Errors
+    /// When it cannot be killed, or its data not removed.
+    pub async fn wipe(&self, server: ServerId) -> Result<()> {
+        self.kill(server).await?;
+        let data = self.data_dir(server).join("store");
+        tokio::task::spawn_blocking(move || std::fs::remove_dir_all(data)).await??;
+        self.servers[server].wiped.store(true, Ordering::Relaxed);
+        Ok(())
+    }
+
+    /// Asks a server to end (SIGTERM) and waits until it has.
+    ///
+    /// # Errors
+    /// When it does not within 60 s; it is killed then.
+    pub async fn stop(&self, server: ServerId) -> Result<()> {
+        self.signal(server, Signal::SIGTERM)?;
+        let ended = self.await_end(server, Duration::from_secs(60)).await;
+        self.kill(server).await?;
+        if ended { Ok(()) } else { bail!("server {server} had not stopped 60 s after it was told to") }
+    }
+
+    /// Waits until a server's process has ended of its own accord; false when it has not by then.
+    pub async fn await_end(&self, server: ServerId, patience: Duration) -> bool {
+        let deadline = tokio::time::Instant::now() + patience;
+        while tokio::time::Instant::now() < deadline {
+            if !self.runs(server).await {
+                return true;
+            }
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+        false
+    }
+
+    /// Whether a server's process is there.
+    pub async fn runs(&self, server: ServerId) -> bool {
+        let mut child = self.servers[server].child.lock().await;
+        child.as_mut().is_some_and(|child| matches!(child.try_wait(), Ok(None)))
+    }
+
+    /// How often a server has been started.
+    pub fn life(&self, server: ServerId) -> usize {
+        self.servers[server].life.load(Ordering::Relaxed)
+    }
+
+    /// How often a server has written this text.
+    pub fn times_said(&self, server: ServerId, text: &str) -> usize {
+        std::fs::read_to_string(self.log(server)).map_or(0, |log| log.matches(text).count())
     }
 }
 
@@ -234,13 +412,17 @@ impl Cluster for Processes {
         command.arg("server").arg("--data-dir").arg(self.data_dir(server));
         command.arg("--pki-dir").arg(self.dir.path().join("pki"));
         command.args(["--listen", &this.api, "--peer-listen", &this.peer]);
-        if server > 0 {
-            let others: Vec<&str> = self.servers[..server].iter().map(|other| other.peer.as_str()).collect();
+        let wiped = this.wiped.load(Ordering::Relaxed);
+        if server > 0 || wiped {
+            let known = usize::from(self.options.servers).max(server);
+            let others = (0..known).filter(|other| *other != server && (wiped || *other < server));
+            let others: Vec<&str> = others.map(|other| self.servers[other].peer.as_str()).collect();
             command.args(["--join", &others.join(",")]);
         }
         let started =
             command.spawn().with_context(|| format!("cannot start {}", self.options.program.display()))?;
         *this.pid.lock() = started.id().and_then(|pid| i32::try_from(pid).ok()).map(Pid::from_raw);
+        this.life.fetch_add(1, Ordering::Relaxed);
         *child = Some(started);
         Ok(())
     }
@@ -248,7 +430,15 @@ impl Cluster for Processes {
     async fn kill(&self, server: ServerId) -> Result<()> {
         let this = &self.servers[server];
         if let Some(mut child) = this.child.lock().await.take() {
-            child.kill().await.with_context(|| format!("cannot kill server {server}"))?;
+            if child.try_wait()?.is_none() {
+                child.start_kill().with_context(|| format!("cannot kill server {server}"))?;
+            }
+            // One that waits for its disk cannot die before that answers.
+            while tokio::time::timeout(Duration::from_millis(20), child.wait()).await.is_err() {
+                if let Some(disk) = &this.disk {
+                    disk.give_up();
+                }
+            }
             *this.pid.lock() = None;
         }
         Ok(())
@@ -260,16 +450,6 @@ impl Cluster for Processes {
 
     async fn resume(&self, server: ServerId) -> Result<()> {
         self.signal(server, Signal::SIGCONT)
-    }
-
-    async fn cut(&self, server: ServerId, cut: Cut) -> Result<()> {
-        let place = self.place(server)?;
-        tokio::task::block_in_place(|| place.cut(cut))
-    }
-
-    async fn heal(&self, server: ServerId) -> Result<()> {
-        let place = self.place(server)?;
-        tokio::task::block_in_place(|| place.heal())
     }
 
     fn client(&self, servers: &[ServerId], deadline: Duration) -> Result<Client> {

@@ -253,7 +253,8 @@ pub(crate) fn own_status(core: &Core) -> pb::MemberStatus {
         id: me,
         address: member.peer,
         client_address: member.client,
-        leader: core.leads(),
+        // Of the same moment as the term, so that nobody seems to lead in a term that it did not.
+        leader: core.leads() && metrics.current_leader == Some(me),
         voter: metrics.membership_config.voter_ids().any(|id| id == me),
         term: metrics.current_term,
         applied: metrics.last_applied.map_or(0, |id| id.index),
