@@ -201,8 +201,8 @@ async fn perform(
     report.faults = stage.faults;
     hurt?;
 
-    stage.recovered().await?;
     let healed = stage.traffic.observer.now();
+    stage.recovered().await?;
     let members = stage.members;
     let ended = stage.traffic.finish(&**cluster, &members).await?;
     cluster::await_agreement_of(&**cluster, &members, PATIENCE).await?;
@@ -212,7 +212,7 @@ async fn perform(
     let observations = Observations {
         voters: members.into_iter().collect(),
         healed: Some(healed),
-        patience: PATIENCE,
+        patience: PATIENCE * 3,
         ..ended.observer.observations(cluster.size())
     };
     let verdict = tokio::task::spawn_blocking(move || check::judge(&history, &observations)).await?;
