@@ -87,6 +87,12 @@ pub enum OpenError {
          from the cluster (`kontiki cluster leave`), and let the server join again with an empty directory"
     )]
     Corrupt { dir: PathBuf, problem: String },
+    #[error(
+        "the data directory {dir} was written by an earlier version of this program, which kept its log in a database; \
+         keep it aside, and start with an empty directory: a server of a living cluster joins again, a cluster that is \
+         down as a whole needs the earlier version to be read"
+    )]
+    OldFormat { dir: PathBuf },
     #[error("the data directory {dir} cannot be used: {problem}")]
     Disk { dir: PathBuf, problem: String },
     #[error(

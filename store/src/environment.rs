@@ -12,8 +12,6 @@
 //! so nobody tries it a second time. What was read back after a start may have been written and never synced: who builds
 //! on it syncs first.
 
-#![allow(dead_code, reason = "the log and the checkpoint move onto it piece by piece")]
-
 use std::fmt::Display;
 use std::io;
 use std::sync::Arc;
@@ -36,6 +34,7 @@ pub enum Labour {
     /// On threads of its own.
     Threads,
     /// Where the caller is, on one thread, in virtual time.
+    #[allow(dead_code, reason = "the simulation's")]
     Inline(Arc<dyn Pace>),
 }
 
@@ -140,9 +139,9 @@ impl Changes {
 pub trait Database: Send + Sync {
     fn get(&self, key: &[u8]) -> Result<Option<Vec<u8>>, DiskError>;
 
-    /// Visits keys with the prefix and their values, in the order of keys, until the visitor fails or says `false`. The
-    /// visitor does not touch the database.
-    fn scan(&self, prefix: &[u8], visit: &mut Visitor<'_>) -> Result<(), DiskError>;
+    /// Visits all keys from this one on and their values, in the order of keys, until the visitor fails or says `false`.
+    /// The visitor does not touch the database.
+    fn scan(&self, from: &[u8], visit: &mut Visitor<'_>) -> Result<(), DiskError>;
 
     /// Makes all the changes or none, also over a crash.
     fn apply(&self, changes: Changes) -> Result<(), DiskError>;

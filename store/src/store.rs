@@ -9,7 +9,8 @@ use kontiki_proto::pb;
 use crate::backup::{Backup, State};
 use crate::command::{Command, Reply};
 use crate::config::{Config, OpenError};
-use crate::environment::Labour;
+use crate::disk::real::RealStorage;
+use crate::environment::{Environment, Labour};
 use crate::housekeeping::Limits;
 use crate::memory::Memory;
 use crate::mvcc::{FIRST_MEMBER, Machine};
@@ -39,9 +40,20 @@ impl Store {
     /// Opens the data directory, joins or bootstraps where it is empty, and serves peers. Returns when the server is a
     /// member and has applied what its own log knew to be committed; a leader need not be there yet.
     pub async fn open(config: Config) -> Result<Store, OpenError> {
-        let max_txn_bytes = config.max_txn_bytes;
+        let storage = Arc::new(RealStorage::new(&config.data_dir));
         let transport = Arc::new(Grpc::new(&config.tls)?);
-        let node = Node::open(config, transport, Labour::Threads).await?;
+        Store::open_in(config, Environment { storage, transport, labour: Labour::Threads }).await
+    }
+
+    /// As [`Store::open`], in another environment than the real one.
+    #[cfg(feature = "simulation")]
+    pub async fn open_simulated(config: Config, environment: Environment) -> Result<Store, OpenError> {
+        Store::open_in(config, environment).await
+    }
+
+    async fn open_in(config: Config, environment: Environment) -> Result<Store, OpenError> {
+        let max_txn_bytes = config.max_txn_bytes;
+        let node = Node::open(config, environment).await?;
         Ok(Store { replica: node.replica().clone(), backend: Backend::Raft(node), max_txn_bytes })
     }
 

@@ -564,11 +564,11 @@ impl Database for MemoryDatabase {
         self.with(|state| Ok(state.records.get(key).cloned()))
     }
 
-    fn scan(&self, prefix: &[u8], visit: &mut Visitor<'_>) -> Result<(), DiskError> {
+    fn scan(&self, from: &[u8], visit: &mut Visitor<'_>) -> Result<(), DiskError> {
         self.with(|state| {
-            let from = (Bound::Included(prefix.to_vec()), Bound::Unbounded);
+            let from = (Bound::Included(from.to_vec()), Bound::Unbounded);
             for (key, value) in state.records.range(from) {
-                if !key.starts_with(prefix) || !visit(key, value)? {
+                if !visit(key, value)? {
                     break;
                 }
             }

@@ -187,7 +187,7 @@ pub(super) async fn refuse_twin(
     disk: &Disk,
     transport: &dyn Transport,
 ) -> Result<(), OpenError> {
-    let Some(identity) = disk.identity().map_err(|error| error.at(&config.data_dir))? else { return Ok(()) };
+    let Some(identity) = disk.identity() else { return Ok(()) };
     let address = &config.peer_advertise;
     let asked = async { transport.connect(address).await.ok()?.status().await.ok() };
     match tokio::time::timeout(STATUS, asked).await.ok().flatten() {

@@ -22,7 +22,7 @@ use super::wire::{Ask, Lane, Speaker, Told};
 use crate::codec;
 use crate::command::Millis;
 use crate::config::{Config, Timings};
-use crate::disk::{self, Disk};
+use crate::disk::Disk;
 use crate::environment::Labour;
 use crate::replica::Replica;
 use crate::types::{MemberId, StoreError};
@@ -35,7 +35,7 @@ pub(crate) struct Core {
     pub speaker: Speaker,
     pub transport: Arc<dyn Transport>,
     pub labour: Labour,
-    pub disk: Disk,
+    pub disk: Arc<Disk>,
     pub timings: Timings,
     pub stop: CancellationToken,
     /// Less space is free than the store needs to go on.
@@ -107,7 +107,7 @@ impl Core {
         speaker: Speaker,
         transport: Arc<dyn Transport>,
         labour: Labour,
-        disk: Disk,
+        disk: Arc<Disk>,
         proposals: propose::Queue,
     ) -> Core {
         Core {
@@ -261,12 +261,15 @@ impl Core {
         Arc::new(tokio::sync::Mutex::new(Lane::new(self.transport.clone(), peer.to_string())))
     }
 
-    /// The server cannot go on: see [`disk::die`].
+    /// The server cannot go on: see [`Storage::die`](crate::environment::Storage::die).
     pub fn die(&self, what: &str, error: &dyn std::fmt::Display) {
-        disk::die(what, error)
+        self.disk.storage.die(what, error)
     }
 
     pub fn refuse_when_full(&self) -> Result<(), StoreError> {
+        if let Some(problem) = self.log.short_of_room() {
+            return Err(StoreError::Disk(format!("the log below {}: {problem}", self.disk.dir.display())));
+        }
         if self.disk_full.load(Ordering::Acquire) {
             return Err(StoreError::Disk(format!(
                 "too little space is left below {}",

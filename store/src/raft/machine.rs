@@ -10,13 +10,14 @@ use futures::{Stream, StreamExt};
 use openraft::storage::{ApplyResponder, EntryResponder, RaftSnapshotBuilder, RaftStateMachine};
 use openraft::{EntryPayload, OptionalSend};
 use parking_lot::Mutex;
-use tokio::sync::watch;
+use tokio::sync::{OwnedMutexGuard, watch};
 
 use super::types::{Answer, Image, LogId, Position, Snapshot, SnapshotMeta, StoredMembership, Types};
 use crate::codec;
 use crate::command::Batch;
-use crate::disk::checkpoint::{Checkpoint, Dirty, Restored};
-use crate::disk::{DiskError, die};
+use crate::disk::checkpoint::{Checkpoint, Dirty, Plan, Restored};
+use crate::disk::{Disk, DiskError};
+use crate::environment::Labour;
 use crate::mvcc::Applied;
 use crate::replica::Replica;
 
@@ -26,6 +27,7 @@ const STRIDE: usize = 64;
 /// What the machine and a checkpoint in the making share.
 struct Shared {
     replica: Arc<Replica>,
+    disk: Arc<Disk>,
     progress: Mutex<Progress>,
     /// Held while a checkpoint or snapshot is written, and until the state agrees with it (etcd #14685).
     checkpoint: Arc<tokio::sync::Mutex<Checkpoint>>,
@@ -37,6 +39,8 @@ struct Shared {
 struct Progress {
     position: Position,
     dirty: Dirty,
+    /// What the checkpoint on disk has applied: the log is needed behind it.
+    durable: Option<LogId>,
 }
 
 /// An entry on its way into the state.
@@ -55,6 +59,7 @@ pub(crate) struct RaftMachine {
 impl RaftMachine {
     pub fn open(
         replica: Arc<Replica>,
+        disk: Arc<Disk>,
         checkpoint: Checkpoint,
         restored: Option<Restored>,
     ) -> Result<RaftMachine, DiskError> {
@@ -64,14 +69,20 @@ impl RaftMachine {
             replica.install(restored.machine);
         }
         let applied = watch::Sender::new(position.applied.map_or(0, |id| id.index + 1));
-        let progress = Mutex::new(Progress { position, ..Progress::default() });
+        let durable = position.applied;
+        let progress = Mutex::new(Progress { position, durable, ..Progress::default() });
         let checkpoint = Arc::new(tokio::sync::Mutex::new(checkpoint));
-        let shared = Shared { replica, progress, checkpoint, applied };
+        let shared = Shared { replica, disk, progress, checkpoint, applied };
         Ok(RaftMachine { shared: Arc::new(shared) })
     }
 
     pub fn applied(&self) -> Option<LogId> {
         self.shared.progress.lock().position.applied
+    }
+
+    /// The last entry that the checkpoint on disk covers: nothing behind it may be purged.
+    pub fn durable(&self) -> Option<LogId> {
+        self.shared.progress.lock().durable
     }
 
     /// Whether the state follows from the log alone, which then has to reach up to it.
@@ -91,21 +102,45 @@ impl RaftMachine {
         (image, progress.position.clone())
     }
 
-    /// Writes what changed since the last checkpoint.
-    async fn write_checkpoint(&self) -> Result<Position, DiskError> {
+    /// Writes what changed since the last checkpoint, and returns what that came to.
+    async fn write_checkpoint(&self) -> Result<(Image, Position), DiskError> {
         let mut checkpoint = self.shared.checkpoint.clone().lock_owned().await;
         let (machine, position, dirty) = {
             let mut progress = self.shared.progress.lock();
             let dirty = std::mem::take(&mut progress.dirty);
             (self.shared.replica.machine(), progress.position.clone(), dirty)
         };
-        let record = codec::encode(&position);
-        let written = tokio::task::spawn_blocking(move || checkpoint.advance(&machine, &dirty, record));
-        match written.await {
-            Ok(Ok(())) => Ok(position),
-            Ok(Err(error)) => Err(error),
-            Err(error) => Err(DiskError::Io(error.to_string())),
+        let image = Image::of(&machine);
+        let plan = checkpoint.advance(machine, dirty, codec::encode(&position))?;
+        let _checkpoint = self.carry_out(checkpoint, plan).await?;
+        self.shared.progress.lock().durable = position.applied;
+        Ok((image, position))
+    }
+
+    /// Durable when it returns. The checkpoint is handed back so that the caller decides when another may begin.
+    async fn carry_out(
+        &self,
+        mut checkpoint: OwnedMutexGuard<Checkpoint>,
+        mut plan: Plan,
+    ) -> Result<OwnedMutexGuard<Checkpoint>, DiskError> {
+        match &self.shared.disk.labour {
+            Labour::Threads => {
+                let work = move || checkpoint.write(plan).map(|()| checkpoint);
+                tokio::task::spawn_blocking(work).await.map_err(|error| DiskError::Io(error.to_string()))?
+            }
+            Labour::Inline(pace) => {
+                while checkpoint.step(&mut plan)? {
+                    tokio::time::sleep(pace.sync()).await;
+                }
+                Ok(checkpoint)
+            }
         }
+    }
+
+    /// Ends the process; in a simulation, the server.
+    fn die(&self, what: &str, error: &dyn std::fmt::Display) -> io::Error {
+        self.shared.disk.storage.die(what, error);
+        io::Error::other(format!("{what}: {error}"))
     }
 }
 
@@ -160,7 +195,11 @@ impl RaftStateMachine<Types> for RaftMachine {
                 EntryPayload::Normal(payload) => match codec::decode(&payload.0) {
                     Ok(batch) => batch,
                     // Skipping it would make this replica another state than the others.
-                    Err(error) => die(&format!("log entry {} cannot be applied", entry.log_id), &error),
+                    Err(error) => {
+                        return Err(
+                            self.die(&format!("log entry {} cannot be applied", entry.log_id), &error)
+                        );
+                    }
                 },
                 EntryPayload::Blank => Batch::default(),
                 EntryPayload::Membership(new) => {
@@ -188,18 +227,17 @@ impl RaftStateMachine<Types> for RaftMachine {
         // Waits for a checkpoint in the making, so that the older state is not written over the newer one.
         let mut checkpoint = self.shared.checkpoint.clone().lock_owned().await;
         let machine = image.into_machine();
-        let state = machine.clone();
-        let record = codec::encode(&position);
-        let written = tokio::task::spawn_blocking(move || {
-            let result = checkpoint.replace(&state, record);
-            (checkpoint, result)
-        });
-        let (_checkpoint, result) = written.await.map_err(io::Error::other)?;
-        if let Err(error) = result {
-            die("a snapshot cannot be written", &error);
-        }
+        let written = match checkpoint.replace(machine.clone(), codec::encode(&position)) {
+            Ok(plan) => self.carry_out(checkpoint, plan).await,
+            Err(error) => Err(error),
+        };
+        let _checkpoint = match written {
+            Ok(checkpoint) => checkpoint,
+            Err(error) => return Err(self.die("a snapshot cannot be written", &error)),
+        };
         let mut progress = self.shared.progress.lock();
         progress.dirty = Dirty::default();
+        progress.durable = position.applied;
         progress.position = position;
         self.shared.replica.install(machine);
         let next = progress.position.applied.map_or(0, |id| id.index + 1);
@@ -223,11 +261,10 @@ impl RaftSnapshotBuilder<Types> for RaftMachine {
     type SnapshotData = Image;
 
     async fn build_snapshot(&mut self) -> Result<Snapshot, io::Error> {
-        let position = match self.write_checkpoint().await {
-            Ok(position) => position,
-            Err(error) => die("a checkpoint cannot be written", &error),
+        let (image, position) = match self.write_checkpoint().await {
+            Ok(written) => written,
+            Err(error) => return Err(self.die("a checkpoint cannot be written", &error)),
         };
-        let (image, _) = self.image();
         let meta = SnapshotMeta { last_log_id: position.applied, last_membership: position.membership };
         Ok(Snapshot { meta, snapshot: image })
     }

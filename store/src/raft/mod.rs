@@ -60,9 +60,8 @@ use self::wire::Speaker;
 use crate::command::{Command, Reply};
 use crate::config::{Config, OpenError, Start, Timings};
 use crate::disk::checkpoint::Checkpoint;
-use crate::disk::journal::Journal;
 use crate::disk::{Disk, DiskError, Identity};
-use crate::environment::Labour;
+use crate::environment::{Environment, Labour};
 use crate::life::Life;
 use crate::mvcc::{FIRST_MEMBER, Machine};
 use crate::replica::Replica;
@@ -136,13 +135,9 @@ impl Ground {
 }
 
 impl Node {
-    pub async fn open(
-        config: Config,
-        transport: Arc<dyn Transport>,
-        labour: Labour,
-    ) -> Result<Arc<Node>, OpenError> {
+    pub async fn open(config: Config, environment: Environment) -> Result<Arc<Node>, OpenError> {
         let failed = |problem: &dyn std::fmt::Display| OpenError::Consensus(problem.to_string());
-        let ground = match labour {
+        let ground = match environment.labour {
             Labour::Threads => Ground::thread().await?,
             Labour::Inline(_) => Ground::Here(Life::current()),
         };
@@ -151,7 +146,7 @@ impl Node {
             Ground::Thread { end, .. } => Some(end.clone().drop_guard()),
             Ground::Here(_) => None,
         };
-        let opened = ground.spawn(open(config, transport, labour)).await.map_err(|error| failed(&error))?;
+        let opened = ground.spawn(open(config, environment)).await.map_err(|error| failed(&error))?;
         let (core, proposals, barriers) = opened?;
         guard.map(|guard| guard.disarm());
         Ok(Arc::new(Node { core, proposals, barriers, ground }))
@@ -293,12 +288,13 @@ async fn blocking<T: Send + 'static>(
 
 async fn open(
     config: Config,
-    transport: Arc<dyn Transport>,
-    labour: Labour,
+    environment: Environment,
 ) -> Result<(Arc<Core>, propose::Queue, barrier::Queue), OpenError> {
     check(&config)?;
-    let dir = config.data_dir.clone();
-    let disk = blocking(&labour, &dir.clone(), move || Disk::open(&dir)).await?;
+    let Environment { storage, transport, labour } = environment;
+    let (dir, on_disk) = (config.data_dir.clone(), labour.clone());
+    let disk = blocking(&labour, &config.data_dir, move || Disk::open(&dir, storage, on_disk)).await?;
+    let disk = Arc::new(disk);
     admission::refuse_twin(&config, &disk, &*transport).await?;
     let listening = transport.listen(&config.peer_listen).await;
     let listener =
@@ -307,13 +303,13 @@ async fn open(
     let identity = identify(&config, &disk, &*transport, &me).await?;
     let speaker = Speaker { cluster_id: identity.cluster_id.as_str().into(), me: identity.member };
 
-    let (log_db, state_db) = (disk.log.clone(), disk.state.clone());
+    let found = disk.clone();
     let (log, machine, replica) = blocking(&labour, &config.data_dir, move || {
-        let (journal, contents) = Journal::open(&log_db)?;
+        let (journal, contents) = found.journal()?;
         let log = LogStore::open(journal, contents)?;
-        let (checkpoint, restored) = Checkpoint::open(&state_db)?;
+        let (checkpoint, restored) = Checkpoint::open(found.database.clone(), &found.labour)?;
         let replica = Arc::new(Replica::new(Machine::new()));
-        let machine = RaftMachine::open(replica.clone(), checkpoint, restored)?;
+        let machine = RaftMachine::open(replica.clone(), found, checkpoint, restored)?;
         if log.purged() > machine.applied() {
             return Err(DiskError::Corrupt(
                 "the checkpoint is older than what the log still holds".to_string(),
@@ -363,7 +359,7 @@ async fn identify(
     me: &Member,
 ) -> Result<Identity, OpenError> {
     let dir = config.data_dir.clone();
-    if let Some(identity) = disk.identity().map_err(|error| error.at(&dir))? {
+    if let Some(identity) = disk.identity() {
         if identity.authority != transport.authority() {
             return Err(OpenError::OtherAuthority { dir });
         }

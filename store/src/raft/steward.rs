@@ -9,7 +9,7 @@ use tokio::time::Instant;
 
 use super::core::{self, Core};
 use super::membership;
-use crate::disk;
+use crate::disk::short_of_space;
 use crate::housekeeping::{self, Limits};
 use crate::types::StoreError;
 
@@ -50,9 +50,9 @@ async fn keep_disk(core: Arc<Core>) {
     let mut written_index = core.machine.applied();
     loop {
         tokio::time::sleep(DISK_EVERY).await;
-        let dir = core.disk.dir.clone();
+        let disk = core.disk.clone();
         // A file system that does not answer stalls one blocking thread, not consensus.
-        let short = core.labour.run(move || disk::short_of_space(&dir)).await.ok().flatten();
+        let short = core.labour.run(move || short_of_space(disk.storage.as_ref())).await.ok().flatten();
         if core.disk_full.swap(short.is_some(), Ordering::AcqRel) != short.is_some() {
             match short {
                 Some(free) => {
@@ -63,7 +63,7 @@ async fn keep_disk(core: Arc<Core>) {
         }
         let applied = core.machine.applied();
         let bytes = core.log.appended();
-        purge(&core, core.log.memory_begins()).await;
+        purge(&core, core.log.keep_from()).await;
         let due = bytes - written_bytes >= CHECKPOINT_BYTES
             || (applied != written_index && written_at.elapsed() >= CHECKPOINT_EVERY);
         if due && core.raft.trigger().snapshot().await.is_ok() {
@@ -76,7 +76,8 @@ async fn keep_disk(core: Arc<Core>) {
 /// served from there.
 async fn purge(core: &Core, keep_from: u64) {
     let metrics = core.metrics();
-    let durable = metrics.snapshot.map_or(0, |id| id.index + 1);
+    // Not what consensus takes for its last snapshot: after a start that is whatever was applied.
+    let durable = core.machine.durable().map_or(0, |id| id.index + 1);
     let purged = metrics.purged.map_or(0, |id| id.index + 1);
     let below = durable.min(keep_from);
     if below > purged
@@ -90,7 +91,7 @@ async fn purge(core: &Core, keep_from: u64) {
 pub(crate) async fn checkpoint(core: &Core) -> Result<(), StoreError> {
     let applied = core.machine.applied();
     let deadline = Instant::now() + core.timings.request;
-    while core.metrics().snapshot < applied {
+    while core.machine.durable() < applied {
         if Instant::now() > deadline {
             return Err(StoreError::Unknown(core.timings.request));
         }
