@@ -34,7 +34,7 @@ const UNHEARD: Duration = Duration::from_secs(10);
 
 /// Whether somebody listens at the address. Says not who: a server that waits for admission does not talk yet.
 pub(super) async fn knock(core: &Core, address: &str) -> bool {
-    core.transport.probe(address).await == Probe::Listening
+    core.mesh.transport.probe(address).await == Probe::Listening
 }
 
 /// Lets a server in under an id of its own, as a learner. One that comes back without its data gets a new id, and its

@@ -1,6 +1,6 @@
 //! What every part of a server asks: who leads, who is a member, what time it is in the cluster.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
@@ -15,10 +15,11 @@ use tokio_util::task::TaskTracker;
 
 use super::log::LogStore;
 use super::machine::RaftMachine;
+use super::mesh::Mesh;
 use super::propose;
-use super::transport::{Call, PeerError, Transport};
+use super::transport::{Call, PeerError};
 use super::types::{Member, Raft, Types};
-use super::wire::{Ask, Lane, Speaker, Told};
+use super::wire::{Ask, Speaker, Told};
 use crate::codec;
 use crate::command::Millis;
 use crate::config::{Config, Timings};
@@ -33,7 +34,7 @@ pub(crate) struct Core {
     pub machine: RaftMachine,
     pub log: LogStore,
     pub speaker: Speaker,
-    pub transport: Arc<dyn Transport>,
+    pub mesh: Arc<Mesh>,
     pub labour: Labour,
     pub disk: Arc<Disk>,
     pub timings: Timings,
@@ -48,7 +49,6 @@ pub(crate) struct Core {
     /// Where the leader is, as [`observe`] sees it; wakes those who wait for an answer that will not come.
     leader: watch::Sender<Route>,
     clock: Mutex<Clock>,
-    lanes: Mutex<HashMap<String, Arc<tokio::sync::Mutex<Lane>>>>,
 }
 
 /// Cluster time as this leader counts it: what the log had come to when it became leader, and its own monotonic clock
@@ -105,7 +105,7 @@ impl Core {
         machine: RaftMachine,
         log: LogStore,
         speaker: Speaker,
-        transport: Arc<dyn Transport>,
+        mesh: Arc<Mesh>,
         labour: Labour,
         disk: Arc<Disk>,
         proposals: propose::Queue,
@@ -116,7 +116,7 @@ impl Core {
             machine,
             log,
             speaker,
-            transport,
+            mesh,
             labour,
             disk,
             timings: config.timings.clone(),
@@ -127,7 +127,6 @@ impl Core {
             answering: TaskTracker::new(),
             leader: watch::Sender::new(Route::Nowhere),
             clock: Mutex::new(Clock { term: 0, base: 0, since: Instant::now() }),
-            lanes: Mutex::default(),
         }
     }
 
@@ -236,29 +235,26 @@ impl Core {
         ask: &Ask,
         deadline: Instant,
     ) -> Result<Told, PeerError> {
-        let lane = self.lanes.lock().entry(peer.to_string()).or_insert_with(|| self.lane(peer)).clone();
-        let connected = async { lane.lock().await.conduit().await };
-        let conduit = match tokio::time::timeout_at(deadline, connected).await {
+        let lane = self.mesh.to(peer).talk;
+        let conduit = match tokio::time::timeout_at(deadline, lane.conduit()).await {
             Ok(conduit) => conduit?,
             Err(_) => return Err(PeerError::Unreachable("no connection in time".to_string())),
         };
         let asked = conduit.ask(Call::Forward, self.speaker.say(id, ask));
         let answer = match tokio::time::timeout_at(deadline, asked).await {
             Ok(answer) => answer,
-            // It may be the connection that is dead, not the server.
             Err(_) => Err(PeerError::Lost("no answer in time".to_string())),
         };
         match answer {
             Ok(answer) => codec::decode(&answer.payload).map_err(|error| PeerError::Lost(error.to_string())),
             Err(error) => {
-                lane.lock().await.forget();
+                // It may be the connection that is dead, not the server.
+                if !matches!(error, PeerError::Refused(_)) {
+                    lane.forget(&conduit);
+                }
                 Err(error)
             }
         }
-    }
-
-    fn lane(&self, peer: &str) -> Arc<tokio::sync::Mutex<Lane>> {
-        Arc::new(tokio::sync::Mutex::new(Lane::new(self.transport.clone(), peer.to_string())))
     }
 
     /// The server cannot go on: see [`Storage::die`](crate::environment::Storage::die).

@@ -75,7 +75,7 @@ fn followed(core: &Core) -> Option<Followed> {
 /// Holds a connection to the leader; true when the connection ended while that leader was still followed.
 async fn outlived(core: &Core, followed: &Followed) -> bool {
     let ended = async {
-        match core.transport.connect(&followed.address).await {
+        match core.mesh.to(&followed.address).talk.conduit().await {
             Ok(conduit) => conduit.closed().await,
             // It may be on its way up, or cut off: not a death that was seen.
             Err(_) => tokio::time::sleep(Duration::from_millis(100)).await,
@@ -101,7 +101,7 @@ async fn outlived(core: &Core, followed: &Followed) -> bool {
 async fn is_dead(core: &Core, address: &str) -> bool {
     let mut refusals = 0;
     for _ in 0..CALLS {
-        match core.transport.probe(address).await {
+        match core.mesh.transport.probe(address).await {
             Probe::Refused => refusals += 1,
             Probe::Listening => refusals = 0,
             Probe::Silent => return false,

@@ -269,7 +269,7 @@ pub(crate) fn own_status(core: &Core) -> pb::MemberStatus {
 
 /// `None` where the member does not answer in time, or another one answers at its address.
 pub(super) async fn ask_status(core: &Core, id: MemberId, member: &Member) -> Option<pb::MemberStatus> {
-    let transport = &core.transport;
+    let transport = &core.mesh.transport;
     let asked = async { Some(transport.connect(&member.peer).await.ok()?.status().await.ok()?.status) };
     let answer = tokio::time::timeout(STATUS, asked).await.ok().flatten()?;
     (answer.id == id).then_some(answer)

@@ -13,6 +13,7 @@
 //! | `failover` | electing at once when the leader's process has died |
 //! | `log`, `machine`, `snapshot` | openraft's storage over `disk` and `mvcc` |
 //! | `transport` | the seam between servers |
+//! | `mesh` | standing connections to the other members |
 //! | `network`, `server`, `wire` | what is said to peers, and what they ask |
 //! | `grpc`, `tls` | the product's transport |
 //! | `runtime` | where consensus runs |
@@ -29,6 +30,7 @@ mod log_tests;
 mod look;
 mod machine;
 mod membership;
+mod mesh;
 mod network;
 mod propose;
 mod replace;
@@ -53,6 +55,7 @@ use tokio_util::sync::CancellationToken;
 use self::core::Core;
 use self::log::LogStore;
 use self::machine::RaftMachine;
+use self::mesh::Mesh;
 use self::network::Network;
 use self::transport::Transport;
 use self::types::{Member, Raft};
@@ -325,7 +328,8 @@ async fn open(
     })
     .await?;
 
-    let raft = start_raft(&config, &transport, &speaker, log.clone(), machine.clone()).await?;
+    let mesh = Arc::new(Mesh::new(transport));
+    let raft = start_raft(&config, &mesh, &speaker, log.clone(), machine.clone()).await?;
     if let Err(error) = admission::check_address(&raft, &speaker, &me, &config.data_dir).await {
         let _ = raft.shutdown().await;
         log.stop().await;
@@ -339,7 +343,7 @@ async fn open(
     let (proposals, proposed) = propose::Queue::new();
     let (barriers, asked) = barrier::Queue::new();
     let core =
-        Core::new(&config, raft, replica, machine, log, speaker, transport, labour, disk, proposals.clone());
+        Core::new(&config, raft, replica, machine, log, speaker, mesh, labour, disk, proposals.clone());
     let core = Arc::new(core);
     listener.serve(Arc::new(server::Service { core: core.clone() }), core.stop.clone());
     propose::run(core.clone(), proposed);
@@ -379,7 +383,7 @@ async fn identify(
 
 async fn start_raft(
     config: &Config,
-    transport: &Arc<dyn Transport>,
+    mesh: &Arc<Mesh>,
     speaker: &Speaker,
     log: LogStore,
     machine: RaftMachine,
@@ -405,6 +409,6 @@ async fn start_raft(
     };
     let failed = |error: &dyn std::fmt::Display| OpenError::Consensus(error.to_string());
     let raft_config = Arc::new(raft_config.validate().map_err(|error| failed(&error))?);
-    let network = Network { transport: transport.clone(), speaker: speaker.clone() };
+    let network = Network { mesh: mesh.clone(), speaker: speaker.clone() };
     Raft::new(speaker.me, raft_config, network, log, machine).await.map_err(|error| failed(&error))
 }

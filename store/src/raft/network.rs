@@ -23,10 +23,11 @@ use serde::Serialize;
 use serde::de::DeserializeOwned;
 use tokio::time::Instant;
 
+use super::mesh::{Lane, Links, Mesh};
 use super::snapshot::{self, Part};
-use super::transport::{Call, Messages, PeerError, Transport};
+use super::transport::{Call, Conduit, Messages, PeerError};
 use super::types::{Image, Member, Snapshot, Types, Vote};
-use super::wire::{Lane, Speaker};
+use super::wire::Speaker;
 use crate::codec;
 use crate::types::MemberId;
 
@@ -34,7 +35,7 @@ use crate::types::MemberId;
 const RESPONSE: Duration = Duration::from_secs(5);
 
 pub(crate) struct Network {
-    pub transport: Arc<dyn Transport>,
+    pub mesh: Arc<Mesh>,
     pub speaker: Speaker,
 }
 
@@ -42,14 +43,16 @@ impl RaftNetworkFactory<Types> for Network {
     type Network = Peer;
 
     async fn new_client(&mut self, target: MemberId, node: &Member) -> Peer {
-        let lane = Lane::new(self.transport.clone(), node.peer.clone());
-        Peer { target, lane, speaker: self.speaker.clone() }
+        let bulk = Lane::new(self.mesh.transport.clone(), node.peer.clone());
+        Peer { target, links: self.mesh.to(&node.peer), bulk, speaker: self.speaker.clone() }
     }
 }
 
 pub(crate) struct Peer {
     target: MemberId,
-    lane: Lane,
+    links: Links,
+    /// For snapshots.
+    bulk: Lane,
     speaker: Speaker,
 }
 
@@ -78,18 +81,16 @@ impl Peer {
         within: Duration,
     ) -> Result<R, RpcError> {
         let message = self.speaker.say(self.target, request);
-        let asked = async { self.lane.conduit().await?.ask(call, message).await };
-        let answer = match tokio::time::timeout(within, asked).await {
-            Ok(answer) => answer.map_err(failed),
-            Err(_) => Err(unreachable(&format!("no answer within {within:?}"))),
-        };
-        match answer {
-            Ok(answer) => codec::decode(&answer.payload).map_err(|error| broken(&error.to_string())),
-            Err(error) => {
-                self.lane.forget();
-                Err(error)
-            }
-        }
+        let due = Instant::now() + within;
+        let late = |_| PeerError::Lost(format!("no answer within {within:?}"));
+        let conduit = tokio::time::timeout_at(due, self.links.talk.conduit()).await;
+        let conduit = conduit.map_err(late).and_then(|conduit| conduit).map_err(failed)?;
+        let answer = tokio::time::timeout_at(due, conduit.ask(call, message)).await;
+        let answer = answer.map_err(late).and_then(|answer| answer).map_err(|error| {
+            self.links.talk.forget(&conduit);
+            failed(error)
+        })?;
+        codec::decode(&answer.payload).map_err(|error| broken(&error.to_string()))
     }
 }
 
@@ -149,37 +150,43 @@ impl NetStreamAppend<Types> for Peer {
                     Ok(speaker.say(target, &request))
                 })
             };
-            let started = async {
-                let conduit = self.lane.conduit().await.map_err(failed)?;
-                conduit.append(requests.boxed()).await.map_err(failed)
-            };
-            let responses = match tokio::time::timeout(within, started).await {
+            let due = Instant::now() + within;
+            let late = |_| unreachable(&format!("no answer within {within:?}"));
+            let lane = &*self.links.log;
+            let conduit =
+                tokio::time::timeout_at(due, lane.conduit()).await.map_err(late)?.map_err(failed)?;
+            let broken = Broken { lane, conduit };
+            let started = tokio::time::timeout_at(due, broken.conduit.append(requests.boxed())).await;
+            let responses = match started {
                 Ok(Ok(responses)) => responses,
-                Ok(Err(error)) => {
-                    self.lane.forget();
-                    return Err(error);
-                }
-                Err(_) => {
-                    self.lane.forget();
-                    return Err(unreachable(&format!("no answer within {within:?}")));
-                }
+                Ok(Err(error)) => return Err(broken.because(failed(error))),
+                Err(elapsed) => return Err(broken.because(late(elapsed))),
             };
-            let state = Some((responses, sent, &mut self.lane));
-            Ok(futures::stream::unfold(state, next_response).boxed())
+            Ok(futures::stream::unfold(Some((responses, sent, broken)), next_response).boxed())
         })
     }
 }
 
-type Responses<'s> = (Messages, Sent, &'s mut Lane);
+/// The connection that an append stream is on, to be given up when the stream breaks.
+struct Broken<'s> {
+    lane: &'s Lane,
+    conduit: Arc<dyn Conduit>,
+}
+
+impl Broken<'_> {
+    fn because(&self, error: RpcError) -> RpcError {
+        self.lane.forget(&self.conduit);
+        error
+    }
+}
+
+type Responses<'s> = (Messages, Sent, Broken<'s>);
 
 async fn next_response(
     state: Option<Responses<'_>>,
 ) -> Option<(Result<StreamAppendResult<Types>, RpcError>, Option<Responses<'_>>)> {
-    let (mut responses, sent, lane) = state?;
-    let broke = |error: RpcError, lane: &mut Lane| {
-        lane.forget();
-        Some((Err(error), None))
-    };
+    let (mut responses, sent, on) = state?;
+    let broke = |error: RpcError| Some((Err(on.because(error)), None));
     let message = loop {
         // Without a request on its way there is nothing to be late.
         let due = sent.lock().front().map(|at| *at + RESPONSE);
@@ -187,8 +194,8 @@ async fn next_response(
         match tokio::time::timeout_at(look_again, responses.try_next()).await {
             Ok(Ok(Some(message))) => break message,
             Ok(Ok(None)) => return None,
-            Ok(Err(error)) => return broke(failed(error), lane),
-            Err(_) if due.is_some() => return broke(unreachable("the follower does not answer"), lane),
+            Ok(Err(error)) => return broke(failed(error)),
+            Err(_) if due.is_some() => return broke(unreachable("the follower does not answer")),
             Err(_) => {}
         }
     };
@@ -196,9 +203,9 @@ async fn next_response(
     match codec::decode::<StreamAppendResult<Types>>(&message.payload) {
         Ok(result) => {
             let goes_on = result.is_ok();
-            Some((Ok(result), goes_on.then_some((responses, sent, lane))))
+            Some((Ok(result), goes_on.then_some((responses, sent, on))))
         }
-        Err(error) => broke(broken(&error.to_string()), lane),
+        Err(error) => broke(broken(&error.to_string())),
     }
 }
 
@@ -215,8 +222,11 @@ impl NetSnapshot<Types> for Peer {
         let (speaker, target) = (self.speaker.clone(), self.target);
         let parts = snapshot::parts(vote, snapshot).map(move |part: Part| Ok(speaker.say(target, &part)));
         let send = async {
-            let conduit = self.lane.conduit().await.map_err(failed)?;
-            conduit.snapshot(futures::stream::iter(parts).boxed()).await.map_err(failed)
+            let conduit = self.bulk.conduit().await.map_err(failed)?;
+            let answer = conduit.snapshot(futures::stream::iter(parts).boxed()).await.map_err(failed);
+            // It was for this one.
+            self.bulk.forget(&conduit);
+            answer
         };
         let answer = tokio::select! {
             answer = tokio::time::timeout(option.hard_ttl(), send) => answer,
@@ -224,14 +234,8 @@ impl NetSnapshot<Types> for Peer {
         };
         let answer = match answer {
             Ok(Ok(answer)) => answer,
-            Ok(Err(error)) => {
-                self.lane.forget();
-                return Err(error.into());
-            }
-            Err(_) => {
-                self.lane.forget();
-                return Err(unreachable("the snapshot was not taken in time").into());
-            }
+            Ok(Err(error)) => return Err(error.into()),
+            Err(_) => return Err(unreachable("the snapshot was not taken in time").into()),
         };
         codec::decode(&answer.payload).map_err(|error| broken(&error.to_string()).into())
     }

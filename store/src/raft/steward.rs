@@ -8,7 +8,7 @@ use std::time::Duration;
 use tokio::time::Instant;
 
 use super::core::{self, Core};
-use super::membership;
+use super::{membership, mesh};
 use crate::disk::short_of_space;
 use crate::housekeeping::{self, Limits};
 use crate::types::StoreError;
@@ -23,6 +23,7 @@ pub(crate) fn run(core: Arc<Core>, history: Duration, history_bytes: usize) {
     let limits = Limits { history, history_bytes };
     let stop = core.stop.clone();
     crate::life::spawn(stop.clone().run_until_cancelled_owned(core::observe(core.clone())));
+    crate::life::spawn(stop.clone().run_until_cancelled_owned(mesh::keep(core.clone())));
     crate::life::spawn(stop.clone().run_until_cancelled_owned(keep_house(core.clone(), limits)));
     crate::life::spawn(stop.clone().run_until_cancelled_owned(membership::promote(core.clone())));
     crate::life::spawn(stop.run_until_cancelled_owned(keep_disk(core)));

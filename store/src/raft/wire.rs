@@ -4,12 +4,11 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
-use futures::FutureExt;
 use kontiki_proto::pb;
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
-use super::transport::{Conduit, PeerError, Transport};
+use super::transport::PeerError;
 use crate::codec;
 use crate::command::{Command, Reply};
 use crate::types::{MemberId, StoreError};
@@ -87,31 +86,5 @@ impl Speaker {
             )));
         }
         codec::decode(&message.payload).map_err(|error| PeerError::Refused(error.to_string()))
-    }
-}
-
-/// Connections to one server, one at a time: made when first needed, and made again when the last one has ended.
-pub(crate) struct Lane {
-    transport: Arc<dyn Transport>,
-    address: String,
-    conduit: Option<Arc<dyn Conduit>>,
-}
-
-impl Lane {
-    pub fn new(transport: Arc<dyn Transport>, address: String) -> Lane {
-        Lane { transport, address, conduit: None }
-    }
-
-    /// An error means that nothing was sent.
-    pub async fn conduit(&mut self) -> Result<Arc<dyn Conduit>, PeerError> {
-        match &self.conduit {
-            Some(conduit) if conduit.closed().now_or_never().is_none() => Ok(conduit.clone()),
-            _ => Ok(self.conduit.insert(self.transport.connect(&self.address).await?).clone()),
-        }
-    }
-
-    /// The next call makes a new connection.
-    pub fn forget(&mut self) {
-        self.conduit = None;
     }
 }
