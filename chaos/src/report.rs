@@ -105,7 +105,7 @@ fn terms(observations: &Observations) -> BTreeMap<u64, Vec<Reign>> {
 fn timeline(observations: &Observations, terms: &BTreeMap<u64, Vec<Reign>>) -> Vec<(Duration, String)> {
     let mut lines = Vec::new();
     for fault in &observations.faults {
-        let sides: Vec<String> = fault.sides.iter().map(|side| named(side)).collect();
+        let sides: Vec<String> = fault.sides.iter().map(named).collect();
         let sides = if sides.is_empty() { String::new() } else { format!(": {}", sides.join(" | ")) };
         lines.push((fault.at, format!("{}{sides}", fault.what)));
         if let Some(until) = fault.until {

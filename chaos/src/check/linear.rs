@@ -25,7 +25,7 @@ pub const GUARANTEE: Guarantee = Guarantee {
 };
 
 /// Steps after which the search gives up and says so.
-const PATIENCE: usize = 3_000_000;
+const PATIENCE: usize = 400_000;
 /// An absent key, and a lease that still runs.
 const NOTHING: Value = 0;
 const ENDED: Value = 1;
@@ -51,6 +51,34 @@ struct Call {
     hint: (Revision, u8),
     /// Its operation, but for ends of leases.
     operation: Option<usize>,
+    patience: Patience,
+}
+
+/// Whether a call may wait until an answer needs what it does. It can where nothing else depends on when it happens: it
+/// may be left out, and what it reads is what it writes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+enum Patience {
+    None,
+    /// Its writes may have to come before others', though nobody saw them: unlikely enough to be tried last.
+    Likely,
+    Certain,
+}
+
+impl Patience {
+    fn of(step: &Step, returned: Option<Duration>, hint: (Revision, u8)) -> Patience {
+        match step {
+            Step::End { .. } if returned.is_none() => Patience::Certain,
+            Step::Txn { guards, writes, leases } if returned.is_none() => {
+                let own = |(slot, _): &(Slot, Option<Value>)| writes.iter().all(|(other, _)| other == slot);
+                match writes.len() == 1 && leases.is_empty() && guards.iter().all(own) {
+                    true => Patience::Certain,
+                    false if hint == NOWHERE => Patience::Likely,
+                    false => Patience::None,
+                }
+            }
+            _ => Patience::None,
+        }
+    }
 }
 
 fn check(evidence: &Evidence) -> Vec<Violation> {
@@ -59,7 +87,7 @@ fn check(evidence: &Evidence) -> Vec<Violation> {
     world
         .parts(evidence)
         .into_iter()
-        .filter_map(|calls| search(&world, calls).err())
+        .filter_map(|calls| search(&world, &calls).err())
         .map(|stuck| match stuck {
             Stuck::At { call, ordered, of } => {
                 let who = call.and_then(|number| operations.get(number));
@@ -220,7 +248,8 @@ impl World {
                 .map_or(Duration::ZERO, |operation| operation.invoked);
             let hint = self.end_of_lease(evidence, *lease);
             let step = Step::End { lease: *lease };
-            let call = Call { step, invoked: granted, returned: None, hint, operation: None };
+            let patience = Patience::of(&step, None, hint);
+            let call = Call { step, invoked: granted, returned: None, hint, operation: None, patience };
             parts.entry(self.root(*lease)).or_default().push(call);
         }
         let mut parts: Vec<Vec<Call>> = parts.into_values().collect();
@@ -257,8 +286,9 @@ impl World {
                     }
                 }
                 let puts = txn.writes.iter().filter_map(Write::value);
+                let puts_something = puts.clone().next().is_some();
                 let hint = match operation.outcome {
-                    Outcome::Done { revision } => (revision, u8::from(puts.count() == 0)),
+                    Outcome::Done { revision } => (revision, u8::from(!puts_something)),
                     _ => {
                         let seen = puts.filter_map(|value| evidence.truth.places.get(&value)).next();
                         let plain =
@@ -267,6 +297,8 @@ impl World {
                             Some((_, revision)) => (*revision, 0),
                             // A put that nobody ever saw may as well never have happened.
                             None if plain => return None,
+                            // Who saw its deletes would have seen its put.
+                            None if puts_something => NOWHERE,
                             None => {
                                 let deletes = txn.writes.iter().filter(|write| write.value().is_none());
                                 lost_deletes.place(operation.invoked, deletes.map(Write::key))
@@ -309,7 +341,8 @@ impl World {
             Step::End { lease } => Some(*lease),
         }?;
         let returned = operation.returned.filter(|_| !operation.is_unknown());
-        Some((slot, Call { step, invoked: operation.invoked, returned, hint, operation: None }))
+        let patience = Patience::of(&step, returned, hint);
+        Some((slot, Call { step, invoked: operation.invoked, returned, hint, operation: None, patience }))
     }
 
     /// Where watchers saw the keys of a lease go.
@@ -471,9 +504,7 @@ impl State<'_> {
         };
         match step {
             Step::Txn { guards, .. } => {
-                guards
-                    .iter()
-                    .for_each(|(slot, value)| value.into_iter().for_each(|value| want(*slot, *value)));
+                guards.iter().for_each(|(slot, value)| value.iter().for_each(|value| want(*slot, *value)));
             }
             Step::Conflict { current, .. } => current.iter().for_each(|(slot, value)| want(*slot, *value)),
             Step::Found { slots, limit, values } => {
@@ -491,7 +522,11 @@ impl State<'_> {
     /// Whether the step would bring about something that is wanted.
     fn brings(&self, step: &Step, wanted: &HashSet<(Slot, Value)>) -> bool {
         match step {
-            Step::Txn { writes, .. } => writes.iter().any(|write| wanted.contains(write)),
+            // A put under a lease may be the way to the key's absence.
+            Step::Txn { writes, leases, .. } => writes.iter().any(|(slot, value)| {
+                wanted.contains(&(*slot, *value))
+                    || (!leases.is_empty() && wanted.contains(&(*slot, NOTHING)))
+            }),
             Step::End { lease } => {
                 let mut keys = self.world.leased.get(lease).into_iter().flatten();
                 keys.any(|slot| {
@@ -501,6 +536,11 @@ impl State<'_> {
             }
             _ => false,
         }
+    }
+
+    /// Whether a key holds something else than before.
+    fn differs(&self, undo: &[(Slot, Value)]) -> bool {
+        undo.iter().any(|(slot, before)| !self.world.leased.contains_key(slot) && self.get(*slot) != *before)
     }
 
     fn take_back(&mut self, undo: Vec<(Slot, Value)>) {
@@ -564,7 +604,7 @@ impl Remaining {
     }
 
     /// The calls that may come next, the likeliest first, and the one that must come soonest.
-    fn candidates(&self, calls: &[Call], state: &State) -> (Vec<usize>, Option<usize>) {
+    fn candidates(&self, calls: &[Call], state: &State, patience: Patience) -> (Vec<usize>, Option<usize>) {
         let mut candidates = Vec::new();
         let mut soonest: Option<(Duration, usize)> = None;
         let mut at = self.next[0];
@@ -579,17 +619,28 @@ impl Remaining {
             }
             at = self.next[at];
         }
-        // A call without a place comes next where it brings about what the first answer in line shows.
+        // What may be left out waits until an answer needs it; what the first answer in line needs comes right behind it.
         let first = candidates.iter().filter(|call| calls[**call].returned.is_some());
         let first = first.min_by_key(|call| calls[**call].hint).map(|call| &calls[*call]);
-        let mut wanted = HashSet::new();
+        let (mut first_wants, mut wanted) = (HashSet::new(), HashSet::new());
         if let Some(first) = first {
-            state.wants(&first.step, &mut wanted);
+            state.wants(&first.step, &mut first_wants);
         }
+        for call in &candidates {
+            state.wants(&calls[*call].step, &mut wanted);
+        }
+        candidates.retain(|call| {
+            let call = &calls[*call];
+            call.patience < patience || state.brings(&call.step, &wanted)
+        });
         candidates.sort_by_key(|call| {
-            let Call { step, hint, .. } = &calls[*call];
+            let Call { step, hint, patience, .. } = &calls[*call];
             match first {
-                Some(first) if *hint == NOWHERE && state.brings(step, &wanted) => (first.hint, true),
+                Some(first) if *patience != Patience::None && state.brings(step, &first_wants) => {
+                    (first.hint, true)
+                }
+                // Its place has passed and nothing needed it there.
+                Some(first) if *patience != Patience::None && *hint <= first.hint => (NOWHERE, true),
                 _ => (*hint, false),
             }
         });
@@ -597,7 +648,18 @@ impl Remaining {
     }
 }
 
-fn search(world: &World, calls: Vec<Call>) -> Result<(), Stuck> {
+/// Looks for an order in which what waits may wait; only where there is none, in which fewer calls do.
+fn search(world: &World, calls: &[Call]) -> Result<(), Stuck> {
+    attempt(world, calls, Patience::Likely).or_else(|stuck| {
+        if calls.iter().any(|call| call.patience == Patience::Likely) {
+            attempt(world, calls, Patience::Certain)
+        } else {
+            Err(stuck)
+        }
+    })
+}
+
+fn attempt(world: &World, calls: &[Call], patience: Patience) -> Result<(), Stuck> {
     let mut state = State { values: HashMap::new(), hash: 0, world };
     let mut remaining = Remaining::new(calls.len());
     let mut missing = calls.iter().filter(|call| call.returned.is_some()).count();
@@ -609,7 +671,7 @@ fn search(world: &World, calls: Vec<Call>) -> Result<(), Stuck> {
         return Ok(());
     }
     let begin = |remaining: &Remaining, state: &State| {
-        let (candidates, soonest) = remaining.candidates(&calls, state);
+        let (candidates, soonest) = remaining.candidates(calls, state, patience);
         (Choice { candidates, next: 0, taken: usize::MAX, undo: Vec::new() }, soonest)
     };
     let (first, soonest) = begin(&remaining, &state);
@@ -637,11 +699,9 @@ fn search(world: &World, calls: Vec<Call>) -> Result<(), Stuck> {
         if !state.apply(&calls[call].step, &mut choice.undo) {
             continue;
         }
-        if calls[call].returned.is_none()
-            && choice.undo.iter().all(|(slot, before)| state.get(*slot) == *before)
-        {
-            // What may be left out and changes nothing need not be tried.
-            choice.undo.clear();
+        if calls[call].returned.is_none() && !state.differs(&choice.undo) {
+            // What may be left out and changes no key need not be tried.
+            state.take_back(std::mem::take(&mut choice.undo));
             continue;
         }
         done ^= spread(call, 7);
