@@ -4,7 +4,7 @@
 //!   propose ─▶ raft: leader? ──no──▶ forwarded to the leader            get, range, watch: local, no lock
 //!                │ yes: batched, stamped with time                                ▲
 //!                ▼                                                                │
-//!              log (sled, fsynced, one writer) ─▶ quorum ─▶ mvcc: apply ─▶ view ──┴─▶ hub ─▶ watchers
+//!              log (files, fsynced, one writer) ─▶ quorum ─▶ mvcc: apply ─▶ view ──┴─▶ hub ─▶ watchers
 //!                                                              │
 //!                                                              └─▶ checkpoint (sled, incremental)
 //! ```
@@ -34,6 +34,8 @@
 //! list again. Every wait has a deadline, and an unknown outcome is reported as such. Member ids are never reused.
 
 mod backup;
+#[cfg(test)]
+mod bugs;
 mod codec;
 mod command;
 mod config;

@@ -51,7 +51,7 @@ impl Store {
         Store::open_in(config, environment).await
     }
 
-    async fn open_in(config: Config, environment: Environment) -> Result<Store, OpenError> {
+    pub(crate) async fn open_in(config: Config, environment: Environment) -> Result<Store, OpenError> {
         let max_txn_bytes = config.max_txn_bytes;
         let node = Node::open(config, environment).await?;
         Ok(Store { replica: node.replica().clone(), backend: Backend::Raft(node), max_txn_bytes })

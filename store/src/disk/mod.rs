@@ -41,7 +41,7 @@ mod replay;
 mod segment;
 pub(crate) mod sync;
 #[cfg(test)]
-mod testing;
+pub(crate) mod testing;
 mod writer;
 
 use std::io;

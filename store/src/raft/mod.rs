@@ -28,7 +28,7 @@ mod log;
 mod log_tests;
 #[cfg(feature = "simulation")]
 mod look;
-mod machine;
+pub(crate) mod machine;
 mod membership;
 mod mesh;
 mod network;
@@ -40,7 +40,7 @@ mod snapshot;
 mod steward;
 mod tls;
 pub mod transport;
-mod types;
+pub(crate) mod types;
 mod wire;
 
 use std::collections::BTreeMap;
