@@ -2,12 +2,12 @@
 
 SHELL := /bin/bash
 .DEFAULT_GOAL := help
-.PHONY: help setup build up down test check fix bench chaos
+.PHONY: help setup build up down test check fix bench chaos chaos-long
 
 BIN := target/release
 
 help: ## this list
-	@awk -F':.*## ' '/^[a-z]+:.*## /{printf "  make %-8s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk -F':.*## ' '/^[a-z-]+:.*## /{printf "  make %-11s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 setup: ## what the machine must have: Debian packages, cargo-nextest, kubectl
 	@.ci/setup
@@ -26,6 +26,9 @@ test: setup ## format, lints, all tests; as root the end-to-end tests too
 	@cargo clippy --workspace --all-targets --quiet -- -D warnings
 	@cargo build --workspace --bins
 	@cargo nextest run --workspace
+	@if [ "$$(id -u)" = 0 ]; then \
+	  target/debug/kontiki-chaos run --quick --seed 1 && target/debug/kontiki-chaos power-cut --cuts 100 --seed 1; \
+	else echo "SKIPPED the chaos scenarios: they need root"; fi
 
 check: ## format and lints alone
 	@cargo fmt --all --check
@@ -38,5 +41,13 @@ fix: ## formats, and mends what the lints can mend
 bench: build ## the budget table, measured on this machine beside etcd
 	@$(BIN)/kontiki-chaos bench
 
-chaos: build ## hurts clusters and checks that nothing acknowledged is lost
+chaos: build ## hurts clusters and checks that nothing acknowledged is lost: under 10 minutes
+	@cargo build --release -p kontiki-chaos --no-default-features --features simulation --bin kontiki-sim --target-dir target/sim
+	@target/sim/release/kontiki-sim mutants
+	@target/sim/release/kontiki-sim run --runs 300
+	@$(BIN)/kontiki-chaos power-cut --cuts 300 --threads 4
 	@$(BIN)/kontiki-chaos run
+
+MINUTES ?= 60
+chaos-long: build ## the same at random, until MINUTES (60) are over
+	@$(BIN)/kontiki-chaos long --minutes $(MINUTES)

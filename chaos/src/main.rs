@@ -22,6 +22,9 @@ enum Command {
         /// A scenario's name; may be given several times
         #[arg(long)]
         scenario: Vec<String>,
+        /// The ones alone that every change must pass
+        #[arg(long)]
+        quick: bool,
         /// What clients do and when it hurts; a new one by default
         #[arg(long)]
         seed: Option<u64>,
@@ -65,9 +68,9 @@ fn perform(command: Command) -> Result<bool> {
             }
             Ok(true)
         }
-        Command::Run { scenario, seed } => {
+        Command::Run { scenario, quick, seed } => {
             world::enter()?;
-            runtime()?.block_on(run(&scenario, seed))
+            runtime()?.block_on(run(&scenario, quick, seed))
         }
         Command::Long(args) => {
             world::enter()?;
@@ -86,7 +89,7 @@ fn runtime() -> Result<tokio::runtime::Runtime> {
     tokio::runtime::Builder::new_multi_thread().enable_all().build().context("cannot start the runtime")
 }
 
-async fn run(names: &[String], seed: Option<u64>) -> Result<bool> {
+async fn run(names: &[String], quick: bool, seed: Option<u64>) -> Result<bool> {
     let all = scenario::all();
     for name in names {
         if !all.iter().any(|scenario| scenario.name == name) {
@@ -94,9 +97,15 @@ async fn run(names: &[String], seed: Option<u64>) -> Result<bool> {
         }
     }
     let mut reports = Vec::new();
-    for scenario in
-        all.iter().filter(|scenario| names.is_empty() || names.iter().any(|name| name == scenario.name))
-    {
+    let wanted = |scenario: &&scenario::Scenario| match names {
+        [] => scenario.quick || !quick,
+        names => names.iter().any(|name| name == scenario.name),
+    };
+    for scenario in all.iter().filter(wanted) {
+        if let Some(missing) = scenario.lacks() {
+            println!("SKIPPED {}: this machine has no {missing}", scenario.name);
+            continue;
+        }
         eprintln!("…     {:<17} {}", scenario.name, scenario.about);
         let seed = seed.unwrap_or_else(|| u64::from(rand::random::<u32>()));
         let report = scenario::run(scenario, seed).await?;

@@ -5,7 +5,7 @@ use std::fs::File;
 use std::os::fd::AsRawFd;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU8, AtomicUsize, Ordering};
 use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
@@ -70,6 +70,8 @@ struct Server {
     pid: Mutex<Option<Pid>>,
     /// How often it has been started.
     life: AtomicUsize,
+    /// Of a hundred packets from other servers, so many are lost.
+    loss: AtomicU8,
     disk: Option<Disk>,
     /// Its data was removed, so that it has to join anew.
     wiped: AtomicBool,
@@ -135,8 +137,8 @@ impl Processes {
                 } else {
                     None
                 };
-                let (child, pid, wiped, life) = Default::default();
-                Ok(Server { place, api, peer, child, pid, life, disk, wiped })
+                let (child, pid, wiped, life, loss) = Default::default();
+                Ok(Server { place, api, peer, child, pid, life, loss, disk, wiped })
             })
             .collect::<Result<_>>()?;
         Ok(Processes {
@@ -258,10 +260,11 @@ impl Processes {
     pub fn sever(&self, links: BTreeSet<(ServerId, ServerId)>) -> Result<()> {
         let before = std::mem::replace(&mut *self.severed.lock(), links.clone());
         let touched: BTreeSet<ServerId> = before.symmetric_difference(&links).map(|(_, to)| *to).collect();
-        touched.into_iter().try_for_each(|server| self.trouble(server, 0, false))
+        touched.into_iter().try_for_each(|server| self.trouble(server, false))
     }
 
-    fn trouble(&self, server: ServerId, loss: u8, resets: bool) -> Result<()> {
+    fn trouble(&self, server: ServerId, resets: bool) -> Result<()> {
+        let loss = self.servers[server].loss.load(Ordering::Relaxed);
         let severed = self.severed.lock().clone();
         let from = severed.iter().filter(|(_, to)| *to == server).map(|(from, _)| *from);
         let deaf_to = from.map(|from| self.place(from).map(|place| place.address)).collect::<Result<_>>()?;
@@ -274,7 +277,8 @@ impl Processes {
     /// # Errors
     /// What `nft` says.
     pub fn lose(&self, server: ServerId, percent: u8) -> Result<()> {
-        self.trouble(server, percent, false)
+        self.servers[server].loss.store(percent, Ordering::Relaxed);
+        self.trouble(server, false)
     }
 
     /// Resets every connection between this server and the others that is used in the next moments.
@@ -282,9 +286,9 @@ impl Processes {
     /// # Errors
     /// What `nft` says.
     pub async fn reset_connections(&self, server: ServerId) -> Result<()> {
-        self.trouble(server, 0, true)?;
+        self.trouble(server, true)?;
         tokio::time::sleep(Duration::from_millis(60)).await;
-        self.trouble(server, 0, false)
+        self.trouble(server, false)
     }
 
     /// Makes what this server sends late, and some of it lost; says how.

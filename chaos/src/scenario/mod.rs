@@ -41,13 +41,14 @@ use anyhow::Result;
 use rand::SeedableRng;
 use rand::rngs::StdRng;
 
+pub use self::report::Report;
 use crate::check;
 use crate::cluster::{self, Cluster, Extras, Options, Processes, ServerId, kontiki_program};
 use crate::history::History;
 use crate::observe::Observations;
+use crate::report::split_brain;
 use crate::traffic::{NAMESPACE, Traffic};
 pub use long::{LongArgs, long};
-pub use report::Report;
 pub use stage::Stage;
 
 /// Longest time one scenario may take, its cluster's start and the checks included.
@@ -65,18 +66,19 @@ pub struct Scenario {
     servers: u8,
     spares: u8,
     disks: bool,
+    /// Part of what every change must pass.
+    pub quick: bool,
     hurt: for<'a> fn(&'a mut Stage) -> Hurting<'a>,
 }
 
 /// A row of the table: name, what it does, servers, the function.
 macro_rules! scenario {
-    ($name:literal, $about:literal, $servers:literal, $($hurt:ident)::+ $(, $field:ident: $value:expr)*) => {
+    ($name:literal, $about:literal, $servers:literal, $($hurt:ident)::+) => {
         Scenario {
             name: $name,
             about: $about,
             servers: $servers,
             hurt: |stage| Box::pin($($hurt)::+(stage)),
-            $($field: $value,)*
             ..NONE
         }
     };
@@ -88,24 +90,48 @@ const NONE: Scenario = Scenario {
     servers: 3,
     spares: 0,
     disks: false,
+    quick: false,
     hurt: |_| Box::pin(async { Ok(()) }),
 };
+
+impl Scenario {
+    fn on_disks(mut self) -> Scenario {
+        self.disks = true;
+        self
+    }
+
+    fn with_spares(mut self, spares: u8) -> Scenario {
+        self.spares = spares;
+        self
+    }
+
+    fn quick(mut self) -> Scenario {
+        self.quick = true;
+        self
+    }
+
+    /// What this machine lacks for it.
+    pub fn lacks(&self) -> Option<&'static str> {
+        (self.disks && !std::path::Path::new("/dev/fuse").exists()).then_some("/dev/fuse")
+    }
+}
 
 /// All scenarios, in the order they run.
 pub fn all() -> Vec<Scenario> {
     vec![
-        scenario!("leader-killed", "kill -9 of the leader, three times", 3, leader_killed::hurt),
+        scenario!("leader-killed", "kill -9 of the leader, three times", 3, leader_killed::hurt).quick(),
         scenario!("leader-killed-5", "the same with five servers", 5, leader_killed::hurt),
-        scenario!("leader-paused", "the leader stands still and goes on", 3, leader_paused::hurt),
+        scenario!("leader-paused", "the leader stands still and goes on", 3, leader_paused::hurt).quick(),
         scenario!(
             "leader-cut-off",
             "the leader loses its peers and keeps its clients",
             3,
             partition::leader_cut_off
-        ),
-        scenario!("leader-deaf", "the leader hears nobody and is heard", 3, partition::leader_deaf),
+        )
+        .quick(),
+        scenario!("leader-deaf", "the leader hears nobody and is heard", 3, partition::leader_deaf).quick(),
         scenario!("leader-mute", "the leader is heard by nobody and hears", 3, partition::leader_mute),
-        scenario!("bridge", "two sides that only one server reaches", 3, partition::bridge),
+        scenario!("bridge", "two sides that only one server reaches", 3, partition::bridge).quick(),
         scenario!("bridge-5", "the same with five servers", 5, partition::bridge),
         scenario!("split", "the leader and one more against three", 5, partition::split),
         scenario!(
@@ -113,27 +139,41 @@ pub fn all() -> Vec<Scenario> {
             "leader and controllers on the losing side, in every shape",
             3,
             split_brain::hurt
-        ),
+        )
+        .quick(),
         scenario!("split-brain-5", "the same with five servers", 5, split_brain::hurt),
         scenario!("flapping", "a server is cut off and back, again and again", 3, flapping::hurt),
         scenario!("follower-cut-off", "a follower must be caught up by snapshot", 3, follower_cut_off::hurt),
         scenario!("delay", "packets between servers are late", 3, link_trouble::delay),
         scenario!("loss", "packets between servers are lost", 3, link_trouble::loss),
         scenario!("reset", "connections to a living leader are reset", 3, link_trouble::reset),
-        scenario!("all-killed", "kill -9 of all servers at once, twice", 3, all_down::killed),
-        scenario!("all-power-cut", "all servers lose power at once, twice", 3, all_down::power_cut, disks: true),
-        scenario!("power-cut", "one server loses power, three times", 3, disk_trouble::power_cut, disks: true),
-        scenario!("slow-disk", "the leader's disk is slow", 3, disk_trouble::slow, disks: true),
-        scenario!("stalled-disk", "the leader's disk answers nothing", 3, disk_trouble::stalled, disks: true),
-        scenario!("failing-disk", "the leader's disk cannot sync", 3, disk_trouble::failing, disks: true),
-        scenario!("full-disk", "the leader's disk is full", 3, disk_trouble::full, disks: true),
+        scenario!("all-killed", "kill -9 of all servers at once, twice", 3, all_down::killed).quick(),
+        scenario!("all-power-cut", "all servers lose power at once, twice", 3, all_down::power_cut)
+            .on_disks()
+            .quick(),
+        scenario!("power-cut", "one server loses power, three times", 3, disk_trouble::power_cut).on_disks(),
+        scenario!("slow-disk", "the leader's disk is slow", 3, disk_trouble::slow).on_disks(),
+        scenario!("stalled-disk", "the leader's disk answers nothing", 3, disk_trouble::stalled).on_disks(),
+        scenario!("failing-disk", "the leader's disk cannot sync", 3, disk_trouble::failing)
+            .on_disks()
+            .quick(),
+        scenario!("full-disk", "the leader's disk is full", 3, disk_trouble::full).on_disks(),
         scenario!("planned-stop", "the leader is told to stop, three times", 3, planned::stop),
         scenario!("rolling-restart", "all servers are restarted in turn", 3, planned::rolling_restart),
-        scenario!("membership", "from one server to five and back to three", 1, membership::growing_and_shrinking, spares: 4),
+        scenario!(
+            "membership",
+            "from one server to five and back to three",
+            1,
+            membership::growing_and_shrinking
+        )
+        .with_spares(4)
+        .quick(),
         scenario!("wiped", "servers lose everything and join anew", 3, membership::wiped),
-        scenario!("two-faults", "two things go wrong at once, four times", 3, two_faults::hurt, disks: true),
-        scenario!("mixed", "faults at random", 3, two_faults::mixed, disks: true),
-        scenario!("mixed-5", "the same with five servers", 5, two_faults::mixed, disks: true),
+        scenario!("two-faults", "two things go wrong at once, four times", 3, two_faults::hurt)
+            .on_disks()
+            .quick(),
+        scenario!("mixed", "faults at random", 3, two_faults::mixed).on_disks(),
+        scenario!("mixed-5", "the same with five servers", 5, two_faults::mixed).on_disks(),
     ]
 }
 
@@ -215,7 +255,13 @@ async fn perform(
         patience: PATIENCE * 3,
         ..ended.observer.observations(cluster.size())
     };
-    let verdict = tokio::task::spawn_blocking(move || check::judge(&history, &observations)).await?;
+    let split = scenario.name.starts_with("split-brain");
+    let judged = tokio::task::spawn_blocking(move || {
+        let told = split.then(|| split_brain(&history, &observations));
+        (check::judge(&history, &observations), told)
+    });
+    let (verdict, told) = judged.await?;
     report.violations.extend(verdict.lines());
+    report.remarks.extend(told);
     Ok(())
 }
