@@ -49,7 +49,7 @@ pub async fn wiped(stage: &mut Stage) -> Result<()> {
 /// Removes a server and ends its process.
 async fn leave(stage: &mut Stage, server: ServerId) -> Result<()> {
     let others = stage.others(&[server]);
-    let asked = stage.leader_among(&others).await?;
+    let asked = others[0];
     let status = status_of(&*stage.cluster, asked).await?;
     let gone = |member: &&pb::MemberStatus| stage.cluster.by_address(&member.address) == Some(server);
     let id = status.members.iter().find(gone).context("the server that leaves is no member")?.id;
