@@ -23,6 +23,7 @@
 //! | `simulation` | what a simulation exchanges and looks at; a feature
 //! | `mutant` | defects that the simulation plants to test its checkers |
 //! | `backup` | the state as a file that proves itself whole |
+//! | `recovery` | a new cluster out of a backup, or of one survivor's directory |
 //! | `codec` | version byte, checksum, bincode |
 //! | `disk` | the data directory: log files, the checkpoint's database |
 //! | `environment` | the seam between a server and its disk, exchanged by the simulation |
@@ -32,6 +33,10 @@
 //! the process. `apply` reads no clock, no random number, no environment. The revision never goes backwards. A watch
 //! delivers every change after its start, once, in order, whole revisions together, or ends with an error that says to
 //! list again. Every wait has a deadline, and an unknown outcome is reported as such. Member ids are never reused.
+
+// What the tests share speaks of this crate by its name.
+#[cfg(test)]
+extern crate self as kontiki_store;
 
 mod backup;
 #[cfg(test)]
@@ -48,6 +53,7 @@ mod memory;
 mod mutant;
 mod mvcc;
 mod raft;
+mod recovery;
 mod replica;
 #[cfg(feature = "simulation")]
 pub mod simulation;
@@ -57,6 +63,7 @@ mod watch;
 
 pub use backup::{Backup, BackupCheck, BackupError, BackupSummary, verify_backup};
 pub use config::{Config, OpenError, PeerTls, Start, Timings};
+pub use recovery::{Anew, Found, REVISION_STEP, RecoveryError, Survivor, restore_backup};
 pub use store::Store;
 pub use types::*;
 pub use watch::Watcher;

@@ -19,8 +19,6 @@
 //! **Invariants.** Writing and checking hold one frame in memory, whatever the state's size. A backup is used whole or not
 //! at all: a changed bit, a missing end, a byte too many are each an error that names the place.
 
-#![cfg_attr(not(test), allow(dead_code, unused_imports, reason = "restoring is on its way in"))]
-
 mod read;
 #[cfg(test)]
 mod tests;

@@ -5,4 +5,5 @@ mod checkpoint;
 mod durability;
 mod history;
 mod replicas;
+mod restore;
 mod sled;

@@ -189,6 +189,19 @@ async fn hand_over(core: &Core, to: Option<MemberId>) -> Result<Told, StoreError
     Err(refused(format!("member {to} did not take the leadership over within {CHANGE:?}")))
 }
 
+/// One attempt to hand leadership to whoever is furthest; whether it came to that is seen in the metrics.
+pub(super) async fn give_way(core: &Core) {
+    if !core.leads() || voters(core).len() < 2 {
+        return;
+    }
+    match tokio::time::timeout(core.timings.election_max * 2, hand_over(core, None)).await {
+        Ok(Ok(Told::Member(to))) => tracing::warn!(to, "leadership was given away"),
+        Ok(Ok(_)) => {}
+        Ok(Err(error)) => tracing::warn!(%error, "leadership is not given away yet"),
+        Err(_) => tracing::warn!("leadership is not given away yet"),
+    }
+}
+
 /// Before a server stops: leadership goes to another, if one is there to take it soon, and whoever asked this server in
 /// the meantime gets its answer.
 pub(crate) async fn resign(core: &Core) {

@@ -14,6 +14,8 @@
 //! | `log`, `machine`, `snapshot` | openraft's storage over `disk` and `mvcc` |
 //! | `transport` | the seam between servers |
 //! | `mesh` | standing connections to the other members |
+//! | `offline` | a data directory without its server |
+//! | `stall` | a leader whose disk does not answer gives way |
 //! | `network`, `server`, `wire` | what is said to peers, and what they ask |
 //! | `grpc`, `tls` | the product's transport |
 //! | `runtime` | where consensus runs |
@@ -32,11 +34,15 @@ pub(crate) mod machine;
 mod membership;
 mod mesh;
 mod network;
+pub(crate) mod offline;
 mod propose;
 mod replace;
 mod runtime;
 mod server;
 mod snapshot;
+mod stall;
+#[cfg(test)]
+mod stall_tests;
 mod steward;
 mod tls;
 pub mod transport;
@@ -57,6 +63,7 @@ use self::log::LogStore;
 use self::machine::RaftMachine;
 use self::mesh::Mesh;
 use self::network::Network;
+pub(crate) use self::tls::authority;
 use self::transport::Transport;
 use self::types::{Member, Raft};
 use self::wire::Speaker;

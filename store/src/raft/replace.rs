@@ -26,6 +26,8 @@ use crate::types::{MemberId, StoreError};
 
 /// How long the new server may take to be admitted, once it listens.
 const ADMISSION: Duration = Duration::from_secs(20);
+/// How long it may take to listen.
+const UNHEARD: Duration = Duration::from_secs(5);
 
 pub(crate) async fn replace(core: &Core, dead: MemberId, peer: &str) -> Result<MemberId, StoreError> {
     let ask = Ask::Replace { dead, peer: peer.to_string() };
@@ -82,12 +84,12 @@ fn member_at(core: &Core, peer: &str) -> Option<(MemberId, Member)> {
 
 /// The new server, as soon as it has been admitted.
 async fn newcomer(core: &Core, dead: MemberId, peer: &str) -> Result<(MemberId, Member), StoreError> {
-    let deadline = Instant::now() + ADMISSION;
+    let asked = Instant::now();
     loop {
         match member_at(core, peer) {
             Some((id, member)) if id != dead => return Ok((id, member)),
-            _ if Instant::now() > deadline => break,
-            _ if !knock(core, peer).await => break,
+            _ if asked.elapsed() > ADMISSION => break,
+            _ if !knock(core, peer).await && asked.elapsed() > UNHEARD => break,
             _ => tokio::time::sleep(Duration::from_millis(100)).await,
         }
     }

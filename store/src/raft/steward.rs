@@ -8,7 +8,7 @@ use std::time::Duration;
 use tokio::time::Instant;
 
 use super::core::{self, Core};
-use super::{membership, mesh};
+use super::{membership, mesh, stall};
 use crate::disk::short_of_space;
 use crate::housekeeping::{self, Limits};
 use crate::types::StoreError;
@@ -26,6 +26,7 @@ pub(crate) fn run(core: Arc<Core>, history: Duration, history_bytes: usize) {
     crate::life::spawn(stop.clone().run_until_cancelled_owned(mesh::keep(core.clone())));
     crate::life::spawn(stop.clone().run_until_cancelled_owned(keep_house(core.clone(), limits)));
     crate::life::spawn(stop.clone().run_until_cancelled_owned(membership::promote(core.clone())));
+    crate::life::spawn(stop.clone().run_until_cancelled_owned(stall::watch(core.clone())));
     crate::life::spawn(stop.run_until_cancelled_owned(keep_disk(core)));
 }
 

@@ -27,15 +27,26 @@ fn tls_error(field: &'static str) -> impl Fn(&dyn std::fmt::Display) -> OpenErro
     move |problem| OpenError::Tls { field, problem: problem.to_string() }
 }
 
+fn authorities(ca_pem: &str) -> Result<Vec<CertificateDer<'static>>, OpenError> {
+    let ca = tls_error("ca_pem");
+    let found = CertificateDer::pem_slice_iter(ca_pem.as_bytes()).collect::<Result<Vec<_>, _>>();
+    let found = found.map_err(|error| ca(&error))?;
+    if found.is_empty() {
+        return Err(ca(&"it holds no certificate"));
+    }
+    Ok(found)
+}
+
+/// SHA-256 of the CA certificate.
+pub(crate) fn authority(ca_pem: &str) -> Result<Vec<u8>, OpenError> {
+    Ok(Sha256::digest(&authorities(ca_pem)?[0]).to_vec())
+}
+
 impl Tls {
     pub fn new(config: &PeerTls) -> Result<Tls, OpenError> {
         let (ca, cert, key) = (tls_error("ca_pem"), tls_error("cert_pem"), tls_error("key_pem"));
-        let authorities: Vec<CertificateDer<'static>> =
-            CertificateDer::pem_slice_iter(config.ca_pem.as_bytes())
-                .collect::<Result<_, _>>()
-                .map_err(|error| ca(&error))?;
-        let first = authorities.first().ok_or_else(|| ca(&"it holds no certificate"))?;
-        let authority = Sha256::digest(first).to_vec();
+        let authorities = authorities(&config.ca_pem)?;
+        let authority = authority(&config.ca_pem)?;
         let mut roots = RootCertStore::empty();
         for one in &authorities {
             roots.add(one.clone()).map_err(|error| ca(&error))?;
