@@ -2,8 +2,15 @@
 
 mod alone;
 mod checkpoint;
+mod cluster;
+mod consensus;
 mod durability;
+mod failover;
 mod history;
+mod leases;
+mod net;
 mod replicas;
 mod restore;
 mod sled;
+mod snapshots;
+mod watches;
