@@ -94,6 +94,11 @@ impl Command {
         match &self {
             Command::Explain(args) if explain::explain_builtin(args)? => return Ok(()),
             Command::Version(args) if args.client => return misc::client_version(args),
+            Command::Cluster(command) => {
+                if let Some(done) = cluster::run_offline(command) {
+                    return done;
+                }
+            }
             _ => {}
         }
         let session = Session::open(global)?;

@@ -1,4 +1,13 @@
 //! `kontiki cluster`: the servers.
+//!
+//! | file | holds |
+//! |---|---|
+//! | here | who is a member, who leads, and changes of both |
+//! | `backup` | the state into a file, and that file's check |
+//! | `offline` | a new cluster out of a backup, or of one survivor |
+
+mod backup;
+mod offline;
 
 use std::time::Duration;
 
@@ -25,6 +34,16 @@ pub enum ClusterCommand {
     Leave(LeaveArgs),
     /// Hand leadership to another server
     Transfer(TransferArgs),
+    /// Exchange a dead server for a new one, which waits with an empty data directory and --join
+    Replace(ReplaceArgs),
+    /// Write everything the cluster holds, at one revision, to a file
+    Backup(backup::BackupArgs),
+    /// Check a backup; needs no cluster
+    Verify(backup::VerifyArgs),
+    /// Make an empty data directory a new cluster of one server that holds what a backup holds
+    Restore(offline::RestoreArgs),
+    /// Make one survivor's data directory a new cluster of one server, when the quorum is lost for good
+    Recover(offline::RecoverArgs),
 }
 
 #[derive(Args)]
@@ -60,6 +79,28 @@ pub struct TransferArgs {
     id: Option<u64>,
 }
 
+#[derive(Args)]
+pub struct ReplaceArgs {
+    /// Id of the dead server, as `cluster members` shows it
+    member: u64,
+    /// Peer address of the new server, host:port
+    #[arg(long = "with", value_name = "ADDRESS")]
+    peer_address: String,
+}
+
+/// What needs no cluster.
+///
+/// # Errors
+/// What is wrong with the file or directory, and the way out.
+pub fn run_offline(command: &ClusterCommand) -> Option<Result<()>> {
+    match command {
+        ClusterCommand::Verify(args) => Some(backup::verify(args)),
+        ClusterCommand::Restore(args) => Some(offline::restore(args)),
+        ClusterCommand::Recover(args) => Some(offline::recover(args)),
+        _ => None,
+    }
+}
+
 /// # Errors
 /// What the server said.
 pub async fn run(session: &Session, command: ClusterCommand) -> Result<()> {
@@ -93,6 +134,16 @@ pub async fn run(session: &Session, command: ClusterCommand) -> Result<()> {
             println!("member {} leads", reply.leader);
             Ok(())
         }
+        ClusterCommand::Replace(args) => {
+            let ReplaceArgs { member, peer_address } = args;
+            eprintln!("waiting for {peer_address} to catch up");
+            let request = pb::ReplaceRequest { id: member, peer_address };
+            let reply = bounded(session.client.cluster().replace(request)).await?;
+            println!("member {} votes in place of member {member}, whose id is never used again", reply.id);
+            Ok(())
+        }
+        ClusterCommand::Backup(args) => backup::backup(session, &args).await,
+        offline => run_offline(&offline).unwrap_or(Ok(())),
     }
 }
 
