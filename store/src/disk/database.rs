@@ -4,6 +4,7 @@
 //! of its files, is synced once it is open; a young database would not open again after a power cut otherwise. Large
 //! values leave for files that sled never syncs: whoever writes here keeps them below a sixteenth of a quarter segment.
 
+use std::io;
 use std::path::Path;
 
 use super::{DiskError, real, sync};
@@ -39,6 +40,9 @@ impl SledDatabase {
                     .to_string(),
             ));
         }
+        if path.is_dir() {
+            visit_files(path, &real::forget_cache)?;
+        }
         let config = sled::Config::new()
             .path(path)
             .flush_every_ms(None)
@@ -62,22 +66,30 @@ impl SledDatabase {
     }
 }
 
-/// Syncs every file of the database and the names that lead to it.
-fn make_durable(path: &Path) -> Result<(), DiskError> {
-    let mut folders = vec![path.to_path_buf()];
-    while let Some(folder) = folders.pop() {
-        for entry in folder.read_dir()? {
-            let entry = entry?;
-            if entry.file_type()?.is_dir() {
-                folders.push(entry.path());
-            } else {
-                std::fs::File::open(entry.path())?.sync_all()?;
-            }
+/// Does something to every file below a directory.
+fn visit_files(path: &Path, act: &dyn Fn(&Path) -> io::Result<()>) -> io::Result<()> {
+    for entry in path.read_dir()? {
+        let entry = entry?;
+        if entry.file_type()?.is_dir() {
+            visit_files(&entry.path(), act)?;
+        } else {
+            act(&entry.path())?;
         }
-        real::sync_dir(&folder)?;
     }
-    path.parent().map_or(Ok(()), real::sync_dir)?;
     Ok(())
+}
+
+/// Syncs every file of the database and the names that lead to it.
+fn make_durable(path: &Path) -> io::Result<()> {
+    visit_files(path, &|file| std::fs::File::open(file)?.sync_all())?;
+    for entry in path.read_dir()? {
+        let entry = entry?;
+        if entry.file_type()?.is_dir() {
+            real::sync_dir(&entry.path())?;
+        }
+    }
+    real::sync_dir(path)?;
+    path.parent().map_or(Ok(()), real::sync_dir)
 }
 
 impl Database for SledDatabase {

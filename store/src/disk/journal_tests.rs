@@ -346,6 +346,28 @@ fn what_was_read_back_survives_the_next_power_cut() {
     });
 }
 
+/// A sync that failed leaves in the cache what the disk does not have, and a second sync does not write it. The next process
+/// reads it all the same, and what it builds on has to be durable.
+#[test]
+fn what_a_failed_sync_left_in_the_cache_is_written_again() {
+    in_virtual_time(async {
+        for seed in 0..20 {
+            let disk = MemoryDisk::new();
+            let (journal, _) = open(&disk).unwrap();
+            assert!(append(&journal, vec![(0, record(0, 10))]).await);
+            disk.set_faults(Faults { sync_fails: true, ..Faults::default() });
+            assert!(!append(&journal, vec![(1, record(1, 2000))]).await);
+            disk.set_faults(Faults::default());
+            let (_journal, contents) = open(&disk).unwrap();
+            assert_eq!(contents.next, 2, "it was written");
+            disk.crash(&mut chance(seed));
+            let (journal, contents) = open(&disk).unwrap();
+            assert_eq!(contents.next, 2, "seed {seed}");
+            assert_eq!(journal.read(1).unwrap(), Some(record(1, 2000)));
+        }
+    });
+}
+
 /// Whenever the power goes while the directory is being claimed, it can be claimed again.
 #[test]
 fn a_claim_that_was_cut_short_is_made_again() {

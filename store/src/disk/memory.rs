@@ -15,6 +15,8 @@
 //! | names of a folder | each create, remove, rename since `sync_names` | a prefix of them; a file never synced may be shorter |
 //! | database | each `apply` since the last `sync` | a prefix of them |
 //!
+//! A failed `sync` keeps what was written readable, and forgets that it has to be written: as operating systems do.
+//!
 //! A mounted storage, and every file opened through it, fails after `crash`, `kill` and `die`: a server that is dead
 //! changes nothing. `crash` first throws a die for the whole disk, so that nothing lost, everything lost and a clean
 //! prefix come up often, as they do in life.
@@ -531,7 +533,11 @@ impl File for MemoryFile {
 
     fn sync(&self) -> io::Result<()> {
         self.with(|state, content| {
-            state.sync_fault()?;
+            if let Err(error) = state.sync_fault() {
+                // The cache forgets that it holds what the disk does not: a later sync will not write it.
+                content.pending.clear();
+                return Err(error);
+            }
             state.syncs += 1;
             for (offset, bytes) in content.pending.drain(..) {
                 put_bytes(&mut content.durable, offset, &bytes);

@@ -27,20 +27,37 @@ impl RealStorage {
     pub fn new(dir: &Path) -> RealStorage {
         RealStorage { dir: dir.to_path_buf(), lock: Mutex::new(None) }
     }
+}
 
-    /// Creates a folder, with a name that is durable.
-    fn folder(&self, folder: &Path) -> io::Result<()> {
-        if folder.is_dir() {
-            return Ok(());
-        }
-        fs::create_dir_all(folder)?;
-        folder.parent().map_or(Ok(()), sync_dir)
+/// Creates a folder and those above it, each with a name that is durable.
+fn make_folder(folder: &Path) -> io::Result<()> {
+    if folder.as_os_str().is_empty() || folder.is_dir() {
+        return Ok(());
     }
+    if let Some(parent) = folder.parent() {
+        make_folder(parent)?;
+    }
+    match fs::create_dir(folder) {
+        Err(error) if error.kind() != io::ErrorKind::AlreadyExists => return Err(error),
+        _ => {}
+    }
+    folder.parent().map_or(Ok(()), sync_dir)
 }
 
 /// Makes the names in a directory durable.
 pub(super) fn sync_dir(dir: &Path) -> io::Result<()> {
+    let dir = if dir.as_os_str().is_empty() { Path::new(".") } else { dir };
     fs::File::open(dir)?.sync_all()
+}
+
+/// Lets the operating system forget what it has of a file, so that what is read next is what the disk has. It may have
+/// taken for written what a failed sync never wrote.
+pub(super) fn forget_cache(path: &Path) -> io::Result<()> {
+    let file = fs::File::open(path)?;
+    file.sync_all()?;
+    // SAFETY: the descriptor is open; the call touches no memory. It is advice: what it answers changes nothing.
+    unsafe { libc::posix_fadvise(file.as_raw_fd(), 0, 0, libc::POSIX_FADV_DONTNEED) };
+    Ok(())
 }
 
 /// Zeros that are really there: writing over them later changes nothing but data, so that a sync has less to do, and
@@ -62,7 +79,7 @@ fn fill(file: &fs::File, bytes: u64) -> io::Result<()> {
 
 impl Storage for RealStorage {
     fn lock(&self) -> Result<(), DiskError> {
-        self.folder(&self.dir)?;
+        make_folder(&self.dir)?;
         let file = OpenOptions::new().create(true).truncate(false).write(true).open(self.dir.join(LOCK))?;
         match file.try_lock() {
             Ok(()) => {
@@ -92,7 +109,7 @@ impl Storage for RealStorage {
     fn create(&self, name: &str, bytes: u64) -> io::Result<Box<dyn File>> {
         let path = self.dir.join(name);
         if let Some(folder) = path.parent() {
-            self.folder(folder)?;
+            make_folder(folder)?;
         }
         let file = OpenOptions::new().create_new(true).read(true).write(true).open(&path)?;
         if let Err(error) = fill(&file, bytes) {

@@ -9,7 +9,8 @@
 //! still hold.
 //!
 //! Everything that is read back is synced before anyone builds on it: a process that was killed may have written it and
-//! never synced it.
+//! never synced it. What no frame says was durable is written once more before that, since the operating system may take
+//! what a failed sync left in its cache for what is on disk.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -66,11 +67,20 @@ pub(super) fn replay(storage: &dyn Storage, log: &LogId) -> Result<Replayed, Dis
         }
         let salt = segment::salt(log, *number);
         let mut fresh = true;
+        let mut durable = segment::FRAMES;
         let end = segment::scan(&bytes, (*number, salt), |head, offset, body| {
+            durable = durable.max(u64::from(head.durable));
             let result = state.take(*number, fresh, head, offset, body);
             fresh = false;
             result.map_err(|problem| corrupt(format!("{} {problem}", name_of(*number))))
         })?;
+        let written = match end {
+            End::Sealed(_) => segment::written_end(&bytes),
+            End::Open(end) => end,
+        };
+        if durable < written {
+            file.write_at(durable, &bytes[durable as usize..written as usize])?;
+        }
         file.sync()?;
         files.insert(*number, file.clone());
         match end {

@@ -90,6 +90,8 @@ pub(super) struct Writer {
     end: u64,
     /// The file is durable up to here.
     durable: u64,
+    /// Whether nothing was ever appended.
+    fresh: bool,
     /// Whether the file says all that older ones would have to be kept for. After a start nobody knows.
     begun: bool,
     /// Whether the disk does not say yet how much of it is durable.
@@ -109,7 +111,9 @@ impl Writer {
         (active, end, ready): (Segment, u64, Option<Segment>),
         named: BTreeMap<Vec<u8>, Vec<u8>>,
     ) -> Writer {
+        let fresh = shared.held.lock().index == Index::default();
         Writer {
+            fresh,
             shared,
             writing,
             active,
@@ -228,8 +232,7 @@ impl Writer {
     }
 
     async fn append(&mut self, index: u64, record: &[u8]) -> Result<(), Fault> {
-        let fresh = self.shared.held.lock().index == Index::default();
-        if fresh && index > 0 {
+        if std::mem::take(&mut self.fresh) && index > 0 {
             // A log that never held anything may begin anywhere; so that it does not look as if files were missing.
             self.push(Kind::Purge, index, &[]).await?;
             self.shared.held.lock().index.purge(index);
