@@ -2,7 +2,7 @@
 
 SHELL := /bin/bash
 .DEFAULT_GOAL := help
-.PHONY: help setup build up down test check fix bench chaos chaos-long
+.PHONY: help setup build up down test check fix bench chaos chaos-long simulator
 
 BIN := target/release
 
@@ -38,13 +38,15 @@ fix: ## formats, and mends what the lints can mend
 bench: build ## the budget table, measured on this machine beside etcd
 	@$(BIN)/kontiki-chaos bench
 
-chaos: build ## hurts clusters and checks that nothing acknowledged is lost: under 10 minutes
-	@cargo build --release -p kontiki-chaos --no-default-features --features simulation --bin kontiki-sim --target-dir target/sim
-	@target/sim/release/kontiki-sim mutants
-	@target/sim/release/kontiki-sim run --runs 300
+chaos: build simulator ## hurts clusters and checks that nothing acknowledged is lost: under 10 minutes
+	@target/simulator/kontiki-sim mutants
+	@target/simulator/kontiki-sim run --runs 500
 	@$(BIN)/kontiki-chaos power-cut --cuts 300 --threads 4
 	@$(BIN)/kontiki-chaos run
 
 MINUTES ?= 60
 chaos-long: build ## the same at random, until MINUTES (60) are over
 	@$(BIN)/kontiki-chaos long --minutes $(MINUTES)
+
+simulator: setup ## the simulator alone, at target/simulator/kontiki-sim
+	@cargo build --quiet --profile simulator -p kontiki-chaos --no-default-features --features simulation --bin kontiki-sim

@@ -53,11 +53,22 @@ impl Client {
         seed: u64,
     ) -> Client {
         let random = SmallRng::seed_from_u64(mix(seed ^ (number as u64) << 32));
-        Client { number, server, store, record, pulse, think, random, known: vec![0; SHARED as usize], lease: None }
+        Client {
+            number,
+            server,
+            store,
+            record,
+            pulse,
+            think,
+            random,
+            known: vec![0; SHARED as usize],
+            lease: None,
+        }
     }
 
-    pub async fn run(mut self) {
-        loop {
+    /// Until the run closes; its last request is brought to its end.
+    pub async fn run(mut self, closing: Arc<Pulse>) {
+        while closing.beats() {
             let think = self.think.as_micros() as u64;
             let pause = Duration::from_micros(self.random.random_range(think / 4..think * 2));
             tokio::time::sleep(pause).await;
@@ -97,8 +108,7 @@ impl Client {
                 knows(key, entries.first().map_or(0, |(_, held)| held.revision));
             }
             (Action::Grant { .. }, Outcome::Granted(lease)) => self.lease = Some(*lease),
-            (Action::Renew(_) | Action::Revoke(_), Outcome::NoSuchLease)
-            | (Action::Revoke(_), Outcome::Done { .. }) => self.lease = None,
+            (_, Outcome::NoSuchLease) | (Action::Revoke(_), Outcome::Done { .. }) => self.lease = None,
             _ => {}
         }
     }
@@ -158,7 +168,10 @@ impl Client {
             _ => {
                 let key = Key::from(format!("lease/{}", self.number));
                 let value = self.record.new_value();
-                Action::Txn(Txn { guards: Vec::new(), writes: vec![Write::Put { key, value, lease: Some(lease) }] })
+                Action::Txn(Txn {
+                    guards: Vec::new(),
+                    writes: vec![Write::Put { key, value, lease: Some(lease) }],
+                })
             }
         }
     }
@@ -172,7 +185,7 @@ fn refused(error: &StoreError) -> Outcome {
     }
 }
 
-fn version(record: &Record, entry: &Entry) -> (Key, Version) {
+pub fn version(record: &Record, entry: &Entry) -> (Key, Version) {
     let key = Key::from(String::from_utf8_lossy(&entry.key).as_ref());
     (key, Version { value: record.value_of(&entry.value), revision: entry.mod_revision })
 }
@@ -205,9 +218,7 @@ async fn execute(store: &Store, record: &Record, action: &Action) -> Outcome {
             }
         }
         Action::Read { scope, linearizable } => {
-            if *linearizable
-                && let Err(error) = store.barrier().await
-            {
+            if *linearizable && let Err(error) = store.barrier().await {
                 return Outcome::Refused(error.to_string());
             }
             read(store, record, scope)
@@ -243,7 +254,14 @@ fn read(store: &Store, record: &Record, scope: &Scope) -> Outcome {
 }
 
 /// Watches for as long as the server lives, from where the watcher's record ends.
-pub async fn watch(watcher: usize, server: ServerId, store: Store, record: Arc<Record>, pulse: Arc<Pulse>, seed: u64) {
+pub async fn watch(
+    watcher: usize,
+    server: ServerId,
+    store: Store,
+    record: Arc<Record>,
+    pulse: Arc<Pulse>,
+    seed: u64,
+) {
     let mut random = SmallRng::seed_from_u64(mix(seed ^ (watcher as u64) << 40));
     let prefix = record.watches.lock().get(watcher).map(|watched| watched.prefix.clone()).unwrap_or_default();
     loop {

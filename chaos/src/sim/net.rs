@@ -12,14 +12,14 @@
 //! connection is found to be dead. A process that dies resets its connections; a host that loses its power says nothing.
 
 use std::any::Any;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Duration;
 
 use futures::StreamExt;
 use futures::future::BoxFuture;
 use kontiki_proto::pb;
-use kontiki_store::simulation::{
+use kontiki_store::simulation::transport::{
     Answer, Call, Conduit, Introduction, Listener, Messages, PeerError, PeerService, Probe, Transport,
 };
 use parking_lot::Mutex;
@@ -99,6 +99,8 @@ struct Inner {
     ports: BTreeMap<String, Port>,
     power: BTreeMap<HostId, Power>,
     wires: BTreeMap<u64, Arc<Wire>>,
+    /// Hosts whose process is over within this tick: nothing leaves them any more.
+    muted: BTreeSet<HostId>,
     delivered: u64,
 }
 
@@ -144,6 +146,7 @@ impl Net {
             ports: BTreeMap::new(),
             power: BTreeMap::new(),
             wires: BTreeMap::new(),
+            muted: BTreeSet::new(),
             delivered: 0,
         };
         Net { inner: Arc::new(Mutex::new(inner)), trace }
@@ -161,12 +164,18 @@ impl Net {
         self.inner.lock().delivered
     }
 
+    /// Nothing leaves the host from here on, until its process has ended.
+    pub fn mute(&self, host: HostId) {
+        self.inner.lock().muted.insert(host);
+    }
+
     /// The process has ended. On a host that lives its connections are reset; one without power just falls silent.
     pub fn process_ended(&self, host: HostId, power_lost: bool) {
         let mut gone: Vec<Box<dyn Any + Send>> = Vec::new();
         let mut reset = Vec::new();
         {
             let mut inner = self.inner.lock();
+            inner.muted.insert(host);
             inner.power.insert(host, if power_lost { Power::Off } else { Power::On });
             for port in inner.ports.values_mut().filter(|port| port.host == host) {
                 port.held = false;
@@ -185,15 +194,26 @@ impl Net {
             if power_lost {
                 self.later(SILENCE, move || end.cancel());
             } else {
-                self.post(None, host, to, None, "reset", wire.id, Box::new(move || end.cancel()));
+                // The operating system says it, not the process.
+                let after = self.inner.lock().random.random_range(1000..3000);
+                let net = self.clone();
+                self.later(Duration::from_micros(after), move || {
+                    if net.inner.lock().cuts.contains_key(&(host, to)) {
+                        net.later(SILENCE, move || end.cancel());
+                    } else {
+                        end.cancel();
+                    }
+                });
             }
         }
         drop(gone);
     }
 
-    /// The host answers again, if only that nobody listens.
-    pub fn power_on(&self, host: HostId) {
-        self.inner.lock().power.insert(host, Power::On);
+    /// The process has been dropped; the next one may speak. A host that lost its power may answer again.
+    pub fn process_may_start(&self, host: HostId) {
+        let mut inner = self.inner.lock();
+        inner.muted.remove(&host);
+        inner.power.insert(host, Power::On);
     }
 
     pub fn set_weather(&self, from: HostId, to: HostId, weather: Option<Weather>) {
@@ -264,6 +284,10 @@ impl Net {
         drop(gone);
     }
 
+    pub fn clear_weather(&self) {
+        self.inner.lock().weather.clear();
+    }
+
     pub fn mend_all(&self) {
         let cuts: Vec<(HostId, HostId)> = self.inner.lock().cuts.keys().copied().collect();
         for (from, to) in cuts {
@@ -316,8 +340,12 @@ impl Net {
         }
         let over = {
             let mut inner = self.inner.lock();
-            let ids: Vec<u64> =
-                inner.wires.iter().filter(|(_, wire)| wire.ended.iter().all(CancellationToken::is_cancelled)).map(|(id, _)| *id).collect();
+            let ids: Vec<u64> = inner
+                .wires
+                .iter()
+                .filter(|(_, wire)| wire.ended.iter().all(CancellationToken::is_cancelled))
+                .map(|(id, _)| *id)
+                .collect();
             ids.into_iter().filter_map(|id| inner.wires.remove(&id)).collect::<Vec<_>>()
         };
         for wire in over {
@@ -348,6 +376,11 @@ impl Net {
         act: Act,
     ) {
         let mut inner = self.inner.lock();
+        if inner.muted.contains(&from) && what != "knocked" {
+            drop(inner);
+            drop(act);
+            return;
+        }
         let weather = inner.weather.get(&(from, to)).copied().unwrap_or_default();
         let spread = inner.random.random_range(0..=weather.spread.as_micros() as u64);
         let mut at = inner.now + weather.least + Duration::from_micros(spread);
@@ -424,11 +457,16 @@ impl SimTransport {
 }
 
 impl Transport for SimTransport {
+    fn authority(&self) -> Vec<u8> {
+        b"simulated".to_vec()
+    }
+
     fn listen(&self, address: &str) -> BoxFuture<'static, Result<Box<dyn Listener>, String>> {
         let (net, host, address) = (self.net.clone(), self.host, address.to_owned());
         Box::pin(async move {
             let mut inner = net.inner.lock();
-            let port = inner.ports.entry(address.clone()).or_insert(Port { host, held: false, serving: None });
+            let port =
+                inner.ports.entry(address.clone()).or_insert(Port { host, held: false, serving: None });
             if port.host != host {
                 return Err(format!("{address} is another host's"));
             }
@@ -494,7 +532,11 @@ fn knock(net: &Net, from: HostId, to: HostId, said: oneshot::Sender<bool>) {
     let back = net.clone();
     let arrive = move || {
         let listens = back.is_held(to);
-        back.clone().post(None, to, from, None, "knocked", u64::from(listens), Box::new(move || drop(said.send(listens))));
+        // Whoever asked may wait no longer.
+        let tell = Box::new(move || {
+            let _ = said.send(listens);
+        });
+        back.clone().post(None, to, from, None, "knocked", u64::from(listens), tell);
     };
     net.post(None, from, to, None, "knock", 0, Box::new(arrive));
 }

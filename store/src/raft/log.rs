@@ -96,6 +96,12 @@ impl LogStore {
         self.known.lock().purged
     }
 
+    /// The vote that is durable.
+    #[cfg(feature = "simulation")]
+    pub fn vote(&self) -> Option<Vote> {
+        self.known.lock().vote
+    }
+
     pub fn last(&self) -> Option<LogId> {
         self.known.lock().last
     }

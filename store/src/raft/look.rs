@@ -31,6 +31,7 @@ impl Node {
             let leases = machine.leases().table().iter().map(|(id, lease)| (*id, lease.ttl)).collect();
             (machine.counters().revision, machine.counters().hash, leases)
         });
+        let vote = core.log.vote();
         let applied = core.machine.applied();
         let to = place(core.log.last()).saturating_add(1).min(log_from.saturating_add(at_most));
         let entry = |entry: LogEntry| Logged {
@@ -46,8 +47,8 @@ impl Node {
             runs: metrics.running_state.is_ok(),
             term: metrics.current_term,
             leads: metrics.state == ServerState::Leader,
-            voted_for: *metrics.vote.leader_id.node_id(),
-            vote_term: metrics.vote.leader_id.term(),
+            voted_for: vote.map_or(0, |vote| *vote.leader_id.node_id()),
+            vote_term: vote.map_or(0, |vote| vote.leader_id.term()),
             voters: membership.voter_ids().collect(),
             learners: membership.learner_ids().collect(),
             applied: applied.map_or((0, 0), |id| (id.leader_id.term, id.index)),
