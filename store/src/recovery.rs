@@ -59,7 +59,7 @@ pub struct Found {
 /// Why no new cluster was made; nothing was changed. The message says the way out.
 #[derive(Debug, thiserror::Error)]
 pub enum RecoveryError {
-    #[error("the backup is not restored: {0}")]
+    #[error(transparent)]
     Backup(#[from] BackupError),
     #[error(
         "{dir} is not empty; restore to an empty directory: choose another --data-dir, or move this one aside"

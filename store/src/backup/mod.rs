@@ -102,6 +102,6 @@ pub enum BackupError {
     Cut(u64),
     #[error("it is damaged at byte {at} ({problem}) and is not used; take another copy, or another backup")]
     Damaged { at: u64, problem: String },
-    #[error("it cannot be read: {0}")]
+    #[error("it cannot be read")]
     Io(#[from] std::io::Error),
 }

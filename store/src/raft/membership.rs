@@ -189,10 +189,11 @@ async fn hand_over(core: &Core, to: Option<MemberId>) -> Result<Told, StoreError
     Err(refused(format!("member {to} did not take the leadership over within {CHANGE:?}")))
 }
 
-/// One attempt to hand leadership to whoever is furthest; whether it came to that is seen in the metrics.
-pub(super) async fn give_way(core: &Core) {
+/// One attempt to hand leadership to whoever is furthest; whether it came to that is seen in the metrics. False where
+/// there is nothing to hand over, or nobody to take it.
+pub(super) async fn give_way(core: &Core) -> bool {
     if !core.leads() || voters(core).len() < 2 {
-        return;
+        return false;
     }
     match tokio::time::timeout(core.timings.election_max * 2, hand_over(core, None)).await {
         Ok(Ok(Told::Member(to))) => tracing::warn!(to, "leadership was given away"),
@@ -200,6 +201,7 @@ pub(super) async fn give_way(core: &Core) {
         Ok(Err(error)) => tracing::warn!(%error, "leadership is not given away yet"),
         Err(_) => tracing::warn!("leadership is not given away yet"),
     }
+    true
 }
 
 /// Before a server stops: leadership goes to another, if one is there to take it soon, and whoever asked this server in

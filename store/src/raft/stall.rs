@@ -31,6 +31,7 @@ pub(super) fn bound(timings: &Timings) -> Duration {
 pub(crate) async fn watch(core: Arc<Core>) {
     let bound = bound(&core.timings);
     let mut stalled_since: Option<Instant> = None;
+    let mut offered = false;
     loop {
         tokio::time::sleep(bound / LOOKS).await;
         let stalls = core.log.syncing_for().is_some_and(|taking| taking > bound);
@@ -47,8 +48,10 @@ pub(crate) async fn watch(core: Arc<Core>) {
             }
             _ => {}
         }
-        if stalls {
-            membership::give_way(&core).await;
+        // Who has offered its leadership takes no more proposals: the offer is repeated until somebody has taken it.
+        if stalls || offered {
+            offered |= membership::give_way(&core).await;
         }
+        offered &= core.metrics().current_leader == Some(core.speaker.me);
     }
 }
