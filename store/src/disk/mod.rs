@@ -178,13 +178,6 @@ impl Disk {
         self.write_member(Member { identity: identity.clone(), log })
     }
 
-    /// Gives the directory, with all that is in it, to somebody else. Blocks until it is durable.
-    #[allow(dead_code, reason = "recovery from one survivor is on its way in")]
-    pub fn reassign(&self, identity: &Identity) -> Result<(), DiskError> {
-        let log = self.log()?;
-        self.write_member(Member { identity: identity.clone(), log })
-    }
-
     /// Whole or not at all.
     fn write_member(&self, member: Member) -> Result<(), DiskError> {
         let record = codec::encode(&member);

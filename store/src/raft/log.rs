@@ -113,7 +113,6 @@ impl LogStore {
     }
 
     /// For how long the disk has been busy with a sync, if it is.
-    #[allow(dead_code, reason = "a leader whose disk stalls is on its way to give way")]
     pub fn syncing_for(&self) -> Option<Duration> {
         self.journal.syncing_for()
     }
