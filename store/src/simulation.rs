@@ -30,6 +30,8 @@ pub struct Look {
     pub vote_term: u64,
     /// 0: nobody.
     pub voted_for: MemberId,
+    /// It is no vote any more, but the leader of the term that is followed: whoever was voted for.
+    pub vote_committed: bool,
     pub voters: BTreeSet<MemberId>,
     pub learners: BTreeSet<MemberId>,
     /// Term and index.

@@ -12,7 +12,7 @@ use rand::Rng;
 use rand::seq::SliceRandom;
 
 use super::net::Weather;
-use super::world::World;
+use super::world::{Leaving, World};
 use crate::observe::Fault;
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -472,7 +472,8 @@ impl Storm {
                 world.sites[asked]
                     .host
                     .spawn(async move { *told.lock() = Some(store.leave(member).await.is_ok()) });
-                world.leaving.push((victim, left));
+                let life = world.sites[asked].life;
+                world.leaving.push(Leaving { number: victim, asked, life, left });
                 let what = format!("server {} is told to leave", name(world, victim));
                 done(what, Undo::Member, Duration::from_secs(1))
             }

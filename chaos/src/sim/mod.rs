@@ -87,7 +87,7 @@ pub fn run(seed: u64, mutant: Option<Mutant>, keep_trace: bool) -> (Report, Stri
             storm.turn(&mut world);
         }
         storm.heal(&mut world);
-        if !world.until(PATIENCE, World::all_vote) {
+        if !world.until(PATIENCE, World::is_settled) {
             let missing = world.describe();
             world
                 .record

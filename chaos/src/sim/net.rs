@@ -488,8 +488,8 @@ impl Transport for SimTransport {
         Box::pin(async move {
             let (said, heard) = oneshot::channel();
             knock(&net, from, to, said);
-            match tokio::time::timeout(CONNECT, heard).await {
-                Ok(Ok(true)) => {
+            match tokio::time::timeout(CONNECT, word(heard)).await {
+                Ok(true) => {
                     let wire = {
                         let mut inner = net.inner.lock();
                         inner.next += 1;
@@ -505,8 +505,8 @@ impl Transport for SimTransport {
                     };
                     Ok(Arc::new(SimConduit { net, wire }) as Arc<dyn Conduit>)
                 }
-                Ok(Ok(false)) => Err(unreachable("connection refused")),
-                Ok(Err(_)) | Err(_) => Err(unreachable("no answer to an attempt to connect")),
+                Ok(false) => Err(unreachable("connection refused")),
+                Err(_) => Err(unreachable("no answer to an attempt to connect")),
             }
         })
     }
@@ -518,12 +518,20 @@ impl Transport for SimTransport {
             if let Some(to) = to {
                 knock(&net, from, to, said);
             }
-            match tokio::time::timeout(PROBE, heard).await {
-                Ok(Ok(true)) => Probe::Listening,
-                Ok(Ok(false)) => Probe::Refused,
-                Ok(Err(_)) | Err(_) => Probe::Silent,
+            match tokio::time::timeout(PROBE, word(heard)).await {
+                Ok(true) => Probe::Listening,
+                Ok(false) => Probe::Refused,
+                Err(_) => Probe::Silent,
             }
         })
+    }
+}
+
+/// The answer, or never: what was lost says nothing.
+async fn word(heard: oneshot::Receiver<bool>) -> bool {
+    match heard.await {
+        Ok(word) => word,
+        Err(_) => std::future::pending().await,
     }
 }
 

@@ -31,6 +31,8 @@ use crate::observe::{Fact, LogId, Vote};
 
 /// Virtual time that forming a cluster, healing, and agreeing may each take.
 pub const PATIENCE: Duration = Duration::from_secs(30);
+/// Membership that has not changed for so long is taken to be at rest.
+const SETTLED: Duration = Duration::from_secs(2);
 /// Between two looks at a server.
 const LOOK_EVERY: Duration = Duration::from_millis(20);
 /// Log entries remembered of each server, so that a truncation is noticed.
@@ -69,6 +71,14 @@ struct Seen {
     log: BTreeMap<u64, (u64, u64)>,
 }
 
+/// A member that was told to leave, and who was asked to see to it.
+pub struct Leaving {
+    pub number: usize,
+    pub asked: usize,
+    pub life: usize,
+    pub left: Arc<Mutex<Option<bool>>>,
+}
+
 pub struct World {
     pub plan: Plan,
     pub random: SmallRng,
@@ -81,9 +91,9 @@ pub struct World {
     pub traffic: bool,
     looked: Duration,
     closing: Arc<Pulse>,
-    /// Members that were told to leave, and whether they may go.
-    pub leaving: Vec<(usize, Arc<Mutex<Option<bool>>>)>,
+    pub leaving: Vec<Leaving>,
     strangers_sought: Duration,
+    settled_since: Option<Duration>,
     /// Servers that stop in good order.
     stopping: Vec<(usize, Arc<Pulse>)>,
 }
@@ -122,6 +132,7 @@ impl World {
             leaving: Vec::new(),
             stopping: Vec::new(),
             strangers_sought: Duration::ZERO,
+            settled_since: None,
         }
     }
 
@@ -225,11 +236,13 @@ impl World {
 
     fn see_to_those_who_leave(&mut self) {
         let mut gone = Vec::new();
-        self.leaving.retain(|(number, left)| match *left.lock() {
-            None => true,
+        let lives: Vec<usize> = self.sites.iter().map(|site| site.life).collect();
+        self.leaving.retain(|one| match *one.left.lock() {
+            // Whoever was asked may have died over it.
+            None => lives[one.asked] == one.life,
             Some(left) => {
                 if left {
-                    gone.push(*number);
+                    gone.push(one.number);
                 }
                 false
             }
@@ -405,9 +418,13 @@ impl World {
             record.saw(server, life, if look.leads { Fact::Leads { term } } else { Fact::Follows { term } });
         }
         if look.voted_for != 0 && seen.vote != Some((look.vote_term, look.voted_for)) {
+            // Whom a majority has elected is followed, whoever had the own vote in that term.
+            let elected = look.vote_committed && seen.vote.is_some_and(|(term, _)| term == look.vote_term);
             seen.vote = Some((look.vote_term, look.voted_for));
             let vote = Vote { term: look.vote_term, candidate: look.voted_for as ServerId };
-            record.saw(server, life, Fact::Voted(vote));
+            if !elected {
+                record.saw(server, life, Fact::Voted(vote));
+            }
         }
         if look.last < newest {
             seen.log.split_off(&(look.last + 1));
@@ -472,6 +489,16 @@ impl World {
             self.sites[number].starts = Some(self.now + after);
         }
         self.until(PATIENCE, World::all_vote)
+    }
+
+    /// Every site runs and votes, and nobody is about to leave, for a while already.
+    pub fn is_settled(&mut self) -> bool {
+        if !self.leaving.is_empty() || !self.all_vote() {
+            self.settled_since = None;
+            return false;
+        }
+        let since = *self.settled_since.get_or_insert(self.now);
+        self.now >= since + SETTLED
     }
 
     /// Every site runs, and votes as far as the leader knows.

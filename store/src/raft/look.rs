@@ -49,6 +49,7 @@ impl Node {
             leads: metrics.state == ServerState::Leader,
             voted_for: vote.map_or(0, |vote| *vote.leader_id.node_id()),
             vote_term: vote.map_or(0, |vote| vote.leader_id.term()),
+            vote_committed: vote.is_some_and(|vote| vote.is_committed()),
             voters: membership.voter_ids().collect(),
             learners: membership.learner_ids().collect(),
             applied: applied.map_or((0, 0), |id| (id.leader_id.term, id.index)),
