@@ -36,6 +36,7 @@ fix: ## formats, and mends what the lints can mend
 	@cargo fmt --all
 
 bench: build ## the budget table, measured on this machine beside etcd
+	@cargo build --release -p kontiki-store --example kv
 	@$(BIN)/kontiki-chaos bench
 
 chaos: build simulator ## hurts clusters and checks that nothing acknowledged is lost: under 10 minutes

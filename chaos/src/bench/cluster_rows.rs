@@ -1,4 +1,4 @@
-//! What a cluster does: a large Deployment on simulated nodes, and the time without a leader.
+//! What a cluster does with a large Deployment, on simulated nodes.
 
 use std::collections::HashSet;
 use std::time::{Duration, Instant};
@@ -8,21 +8,19 @@ use futures::StreamExt;
 use futures::stream::FuturesUnordered;
 use k8s_openapi::api::apps::v1::Deployment;
 use k8s_openapi::api::coordination::v1::Lease;
-use k8s_openapi::api::core::v1::{ConfigMap, Node, Pod};
+use k8s_openapi::api::core::v1::{Node, Pod};
 use kontiki_proto::api::{EventType, WatchOptions, decode};
 use kontiki_proto::client::Client;
 use kontiki_proto::{Api, ApiExt, Target};
 use serde_json::json;
 
-use super::etcd::{self, Etcd};
 use super::server_rows::{processes, resident, told};
-use super::table::{Budget, Row, Table, median};
-use crate::cluster::{Cluster, await_agreement, await_leader, await_writable};
+use super::table::{Budget, Row, Table};
+use crate::cluster::{Cluster, await_writable};
 
 const NAMESPACE: &str = "bench";
 const NODES: usize = 100;
 const PODS: usize = 2000;
-const ROUNDS: usize = 7;
 const DEADLINE: Duration = Duration::from_secs(30);
 const PATIENCE: Duration = Duration::from_secs(60);
 
@@ -131,118 +129,4 @@ async fn bind_pods() -> Result<(f64, f64)> {
     let memory = resident(&processes, 0)?;
     heart.abort();
     Ok((time, memory))
-}
-
-pub async fn failover(table: &mut Table, with_etcd: bool) {
-    let measured = told(own_failover().await);
-    let figure = measured.clone().map(|times| median(&times));
-    let mut row = Row::new("leader killed to next write, median", "s", Budget::AtMost(0.1), figure);
-    row.note = measured.map(|times| spread(&times)).unwrap_or_default();
-    if with_etcd {
-        match etcd_failover().await {
-            Ok(times) => {
-                row.etcd = Some(median(&times));
-                row.note = format!("{}; etcd {}", row.note, spread(&times));
-            }
-            Err(error) => row.note = format!("{}; etcd: {error:#}", row.note),
-        }
-    }
-    table.add(row);
-}
-
-fn spread(times: &[f64]) -> String {
-    let least = times.iter().copied().fold(f64::INFINITY, f64::min);
-    let most = times.iter().copied().fold(0.0, f64::max);
-    format!("{least:.3}–{most:.3} s in {} rounds", times.len())
-}
-
-/// Sends an attempt every 5 ms, to the survivors in turn, and waits for none: a server that was asked without a leader may keep
-/// the question for seconds. The time from `begun` to the first success.
-async fn first_write<F: Future<Output = bool>>(
-    begun: Instant,
-    attempt: impl Fn(usize) -> F,
-) -> Result<Duration> {
-    let mut under_way = FuturesUnordered::new();
-    let mut ticks = tokio::time::interval(Duration::from_millis(5));
-    let mut sent = 0;
-    while begun.elapsed() < PATIENCE {
-        tokio::select! {
-            _ = ticks.tick() => {
-                under_way.push(attempt(sent));
-                sent += 1;
-            }
-            Some(taken) = under_way.next() => if taken {
-                return Ok(begun.elapsed());
-            },
-        }
-    }
-    anyhow::bail!("no write was taken within {PATIENCE:?}")
-}
-
-async fn own_failover() -> Result<Vec<f64>> {
-    let processes = processes(3)?;
-    processes.start_all().await?;
-    let everyone = [0, 1, 2];
-    await_writable(&processes.client(&everyone, DEADLINE)?, NAMESPACE, DEADLINE).await?;
-    let mut times = Vec::new();
-    for round in 0..ROUNDS {
-        let leader = await_leader(&processes, &everyone, PATIENCE).await?;
-        let survivors = everyone.iter().copied().filter(|server| *server != leader);
-        let clients =
-            survivors.map(|server| processes.client(&[server], DEADLINE)).collect::<Result<Vec<_>>>()?;
-        // Connections are there before it happens, as those of real clients are.
-        for client in &clients {
-            client.cluster_status().await?;
-        }
-        let begun = Instant::now();
-        processes.kill(leader).await?;
-        let clients = &clients;
-        let time = first_write(begun, |attempt| async move {
-            let client = &clients[attempt % clients.len()];
-            let name = format!("failover-{round}-{attempt}");
-            let document = json!({"metadata": {"name": name, "namespace": NAMESPACE}});
-            match serde_json::from_value::<ConfigMap>(document) {
-                Ok(object) => client.create_as(&object).await.is_ok(),
-                Err(_) => false,
-            }
-        })
-        .await?;
-        times.push(time.as_secs_f64());
-        processes.start(leader).await?;
-        await_agreement(&processes, PATIENCE).await?;
-    }
-    Ok(times)
-}
-
-async fn etcd_failover() -> Result<Vec<f64>> {
-    let mut etcd = Etcd::start(3).await?;
-    let mut times = Vec::new();
-    for round in 0..ROUNDS {
-        let leader = etcd.leader().await?;
-        let mut clients: Vec<etcd::Client> = Vec::new();
-        for member in (0..3).filter(|member| *member != leader) {
-            let mut client = etcd::Client::connect(member)?;
-            client.create(&format!("before-{round}-{member}"), b"").await?;
-            clients.push(client);
-        }
-        let begun = Instant::now();
-        etcd.kill(leader).await?;
-        let clients = &clients;
-        let time = first_write(begun, |attempt| async move {
-            let mut client = clients[attempt % clients.len()].clone();
-            client.create(&format!("after-{round}-{attempt}"), b"").await.is_ok()
-        })
-        .await?;
-        times.push(time.as_secs_f64());
-        etcd.start_member(leader)?;
-        // The next round kills the leader of three, not of two.
-        let mut returned = etcd::Client::connect(leader)?;
-        let waited = Instant::now();
-        while returned.create(&format!("back-{round}-{}", waited.elapsed().as_micros()), b"").await.is_err() {
-            ensure!(waited.elapsed() < PATIENCE, "an etcd member does not come back");
-            tokio::time::sleep(Duration::from_millis(50)).await;
-        }
-    }
-    etcd.stop().await;
-    Ok(times)
 }

@@ -7,6 +7,8 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result};
 use async_trait::async_trait;
 
+use super::table::median;
+
 /// One client with its own connection.
 #[async_trait]
 pub trait Caller: Send + 'static {
@@ -17,14 +19,26 @@ pub trait Caller: Send + 'static {
 #[derive(Clone, Copy, Debug)]
 pub struct Rate {
     pub per_second: f64,
-    pub p50: Duration,
-    pub p99: Duration,
+    /// All in milliseconds.
+    pub p50: f64,
+    pub p99: f64,
+    pub p999: f64,
 }
 
 impl Rate {
     pub fn note(&self) -> String {
-        let ms = |duration: Duration| duration.as_secs_f64() * 1000.0;
-        format!("p50 {:.1} ms, p99 {:.1} ms", ms(self.p50), ms(self.p99))
+        format!("p50 {:.1} ms, p99 {:.1} ms, p99.9 {:.1} ms", self.p50, self.p99, self.p999)
+    }
+
+    /// Each figure's median over several rounds; `None` without any.
+    pub fn median_of(rounds: &[Rate]) -> Option<Rate> {
+        let middle = |of: fn(&Rate) -> f64| median(&rounds.iter().map(of).collect::<Vec<_>>());
+        (!rounds.is_empty()).then(|| Rate {
+            per_second: middle(|rate| rate.per_second),
+            p50: middle(|rate| rate.p50),
+            p99: middle(|rate| rate.p99),
+            p999: middle(|rate| rate.p999),
+        })
     }
 }
 
@@ -33,20 +47,36 @@ impl Rate {
 /// # Errors
 /// The first failure of any of them.
 pub async fn drive<C: Caller>(callers: Vec<C>, span: Duration, numbers: &Arc<AtomicU64>) -> Result<Rate> {
+    let until = Instant::now() + span;
+    drive_while(callers, numbers, move |_| Instant::now() < until).await
+}
+
+/// Runs all callers while the next number is to be used.
+///
+/// # Errors
+/// The first failure of any of them.
+pub async fn drive_while<C: Caller>(
+    callers: Vec<C>,
+    numbers: &Arc<AtomicU64>,
+    go_on: impl Fn(u64) -> bool + Clone + Send + 'static,
+) -> Result<Rate> {
     let begun = Instant::now();
     let mut tasks = Vec::new();
     for mut caller in callers {
-        let numbers = Arc::clone(numbers);
+        let (numbers, go_on) = (Arc::clone(numbers), go_on.clone());
         tasks.push(tokio::spawn(async move {
             let mut took = Vec::new();
-            while begun.elapsed() < span {
-                let (number, start) = (numbers.fetch_add(1, Ordering::Relaxed), Instant::now());
+            loop {
+                let number = numbers.fetch_add(1, Ordering::Relaxed);
+                if !go_on(number) {
+                    return anyhow::Ok(took);
+                }
+                let start = Instant::now();
                 tokio::time::timeout(Duration::from_secs(30), caller.call(number))
                     .await
                     .context("no answer in 30 s")??;
                 took.push(start.elapsed());
             }
-            anyhow::Ok(took)
         }));
     }
     let mut took = Vec::new();
@@ -58,9 +88,10 @@ pub async fn drive<C: Caller>(callers: Vec<C>, span: Duration, numbers: &Arc<Ato
     let at = |share: f64| {
         #[allow(clippy::cast_possible_truncation, clippy::cast_sign_loss, clippy::cast_precision_loss)]
         let index = (took.len() as f64 * share) as usize;
-        took.get(index.min(took.len().saturating_sub(1))).copied().unwrap_or_default()
+        let found = took.get(index.min(took.len().saturating_sub(1))).copied().unwrap_or_default();
+        found.as_secs_f64() * 1000.0
     };
     #[allow(clippy::cast_precision_loss)]
     let per_second = took.len() as f64 / elapsed.as_secs_f64();
-    Ok(Rate { per_second, p50: at(0.5), p99: at(0.99) })
+    Ok(Rate { per_second, p50: at(0.5), p99: at(0.99), p999: at(0.999) })
 }

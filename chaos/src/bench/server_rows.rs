@@ -15,9 +15,9 @@ use kontiki_proto::client::Client;
 use kontiki_proto::{Api, ApiExt, Target};
 use serde_json::json;
 
-use super::etcd::{self, Etcd};
 use super::load::{Caller, Rate, drive};
 use super::rest::{Connection, Entrance};
+use super::stores::{Creates, Kind, Stores};
 use super::table::{Budget, Row, Table, median, seconds};
 use crate::cluster::{Cluster, Options, Processes, await_writable, kontiki_program};
 
@@ -57,10 +57,7 @@ pub(super) fn told<T>(result: Result<T>) -> Result<T, String> {
 /// Resident memory of a server, in MB.
 pub(super) fn resident(processes: &Processes, server: usize) -> Result<f64> {
     let pid = processes.pid(server).context("the server does not run")?;
-    let status = std::fs::read_to_string(format!("/proc/{pid}/status"))?;
-    let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:")).context("no VmRSS")?;
-    let kilobytes: f64 = line.trim().trim_end_matches("kB").trim().parse()?;
-    Ok(kilobytes / 1024.0)
+    super::resident_of(pid.cast_unsigned())
 }
 
 pub async fn start(table: &mut Table) {
@@ -169,11 +166,10 @@ async fn own_rate(front: &str, clients: usize, span: Duration, numbers: &Arc<Ato
 }
 
 async fn etcd_rate(clients: usize, span: Duration, numbers: &Arc<AtomicU64>) -> Result<Rate> {
-    let etcd = Etcd::start(1).await?;
-    let value = object(0).to_vec();
-    let callers = (0..clients)
-        .map(|_| Ok(etcd::Creates { client: etcd::Client::connect(0)?, value: value.clone() }))
-        .collect::<Result<Vec<_>>>()?;
+    let etcd = Stores::start(Kind::Etcd, 1, false).await?;
+    let value = object(0);
+    let callers = etcd.clients(clients).await?.into_iter();
+    let callers = callers.map(|client| Creates { client, value: value.clone() }).collect();
     let rate = drive(callers, span, numbers).await;
     etcd.stop().await;
     rate

@@ -8,6 +8,9 @@ use std::time::Duration;
 pub enum Budget {
     AtMost(f64),
     AtLeast(f64),
+    /// So many times etcd's figure.
+    AtMostTimes(f64),
+    AtLeastTimes(f64),
     None,
 }
 
@@ -34,24 +37,16 @@ impl Row {
     }
 
     fn verdict(&self) -> &'static str {
-        match (&self.measured, self.budget) {
-            (Err(_), _) => "not measured",
-            (Ok(_), Budget::None) => "",
-            (Ok(measured), Budget::AtMost(most)) => {
-                if *measured <= most {
-                    "met"
-                } else {
-                    "missed"
-                }
-            }
-            (Ok(measured), Budget::AtLeast(least)) => {
-                if *measured >= least {
-                    "met"
-                } else {
-                    "missed"
-                }
-            }
-        }
+        let Ok(measured) = &self.measured else { return "not measured" };
+        let met = match (self.budget, self.etcd) {
+            (Budget::None, _) => return "",
+            (Budget::AtMostTimes(_) | Budget::AtLeastTimes(_), None) => return "no etcd",
+            (Budget::AtMost(most), _) => *measured <= most,
+            (Budget::AtLeast(least), _) => *measured >= least,
+            (Budget::AtMostTimes(times), Some(etcd)) => *measured <= etcd * times,
+            (Budget::AtLeastTimes(times), Some(etcd)) => *measured >= etcd * times,
+        };
+        if met { "met" } else { "missed" }
     }
 
     fn cells(&self) -> [String; 6] {
@@ -59,10 +54,17 @@ impl Row {
         let budget = match self.budget {
             Budget::AtMost(most) => format!("≤ {}", figure(most)),
             Budget::AtLeast(least) => format!("≥ {}", figure(least)),
+            Budget::AtMostTimes(times) => format!("≤ {times} × etcd"),
+            Budget::AtLeastTimes(times) => format!("≥ {times} × etcd"),
             Budget::None => "–".to_owned(),
         };
         let measured = self.measured.as_ref().map_or_else(|_| "–".to_owned(), |value| figure(*value));
-        let note = self.measured.as_ref().err().unwrap_or(&self.note).clone();
+        let mut note = self.measured.as_ref().err().unwrap_or(&self.note).clone();
+        if let (Ok(measured), Some(etcd)) = (&self.measured, self.etcd)
+            && etcd > 0.0
+        {
+            note = format!("{:.2} × etcd; {note}", measured / etcd);
+        }
         [
             self.what.clone(),
             budget,
@@ -86,6 +88,10 @@ fn number(value: f64) -> String {
 pub struct Table(Vec<Row>);
 
 impl Table {
+    pub fn rows(&self) -> &[Row] {
+        &self.0
+    }
+
     pub fn add(&mut self, row: Row) {
         let [what, budget, measured, etcd, verdict, note] = row.cells();
         eprintln!("{what}: {measured} (budget {budget}, etcd {etcd}) {verdict} {note}");
@@ -141,6 +147,12 @@ mod tests {
             (Budget::AtMost(1.0), Err("no".to_owned()), "not measured"),
         ] {
             assert_eq!(Row::new("x", "s", budget, measured).verdict(), expected);
+        }
+        let mut beside = Row::new("x", "s", Budget::AtLeastTimes(2.0), Ok(4.0));
+        assert_eq!(beside.verdict(), "no etcd");
+        for (etcd, expected) in [(2.0, "met"), (2.1, "missed")] {
+            beside.etcd = Some(etcd);
+            assert_eq!(beside.verdict(), expected);
         }
     }
 
