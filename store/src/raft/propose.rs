@@ -3,8 +3,9 @@
 //!
 //! ```text
 //!   submit ──▶ lane (bulk | kept free) ──▶ gather ──▶ leader? ──here──▶ stamp, encode, raft
-//!     │ Busy: no room                        ▲           └──there─▶ one message to the leader
-//!     ▼                                      └── nobody: wait for an election, until the deadline: NoLeader
+//!     │ Busy: no room      ▲                 ▲           └──there─▶ one message to the leader
+//!     │                    │                 └── nobody: wait for an election, until the deadline: NoLeader
+//!     ▼                    └── answer: a follower's group waits with the leader's own, and goes into one entry with it
 //!   reply, when it is applied here; Unknown once something was sent and no answer came
 //! ```
 
@@ -33,15 +34,24 @@ const KEPT_FREE: usize = 1024;
 const GROUP_COUNT: usize = 512;
 const GROUP_BYTES: usize = 256 << 10;
 /// Groups under way at once: enough to fill the pipe, few enough that what waits is gathered.
-const GROUPS: usize = 4;
+const GROUPS: usize = 2;
 /// Time beyond a request's own that its caller gives the outcome to come back in.
 const GRACE: Duration = Duration::from_millis(250);
 
+/// Commands that were asked for together: one, or what a follower had gathered.
 struct Job {
-    command: Command,
+    commands: Vec<Command>,
     size: usize,
     deadline: Instant,
-    answer: oneshot::Sender<Result<Reply, StoreError>>,
+    asker: Asker,
+}
+
+struct Asker {
+    /// How many commands are its own.
+    count: usize,
+    /// It is another server, which looks for the leader itself.
+    is_peer: bool,
+    answer: oneshot::Sender<Fate>,
     _room: (OwnedSemaphorePermit, Option<OwnedSemaphorePermit>),
 }
 
@@ -74,33 +84,53 @@ impl Queue {
         (queue, Waiting { bulk: waiting_bulk, free: waiting_free })
     }
 
-    pub async fn submit(&self, core: &Core, command: Command) -> Result<Reply, StoreError> {
+    /// Lets the commands wait their turn, where there is room.
+    fn enter(
+        &self,
+        core: &Core,
+        commands: Vec<Command>,
+        is_peer: bool,
+        deadline: Instant,
+    ) -> Result<oneshot::Receiver<Fate>, StoreError> {
         if core.stop.is_cancelled() {
             return Err(StoreError::Stopped);
         }
-        let size = size_of(&command);
-        let bulk = matches!(command, Command::Txn(_));
-        if adds(&command) {
+        if commands.iter().any(adds) {
             core.refuse_when_full()?;
         }
+        let size = commands.iter().map(size_of).sum::<usize>();
+        let count = commands.len();
+        let bulk = commands.iter().all(|command| matches!(command, Command::Txn(_)));
         let busy = |_| StoreError::Busy;
+        let places = count.min(KEPT_FREE) as u32;
         let room = if bulk {
             let kib = size.div_ceil(1024).min(BULK_KIB) as u32;
             let bytes = self.bulk_kib.clone().try_acquire_many_owned(kib).map_err(busy)?;
-            (self.bulk_count.clone().try_acquire_owned().map_err(busy)?, Some(bytes))
+            (self.bulk_count.clone().try_acquire_many_owned(places).map_err(busy)?, Some(bytes))
         } else {
-            (self.free_count.clone().try_acquire_owned().map_err(busy)?, None)
+            (self.free_count.clone().try_acquire_many_owned(places).map_err(busy)?, None)
         };
+        let (answer, outcome) = oneshot::channel();
+        let asker = Asker { count, is_peer, answer, _room: room };
+        let lane = if bulk { &self.bulk } else { &self.free };
+        lane.send(Job { commands, size, deadline, asker }).map_err(|_| StoreError::Stopped)?;
+        Ok(outcome)
+    }
+
+    pub async fn submit(&self, core: &Core, command: Command) -> Result<Reply, StoreError> {
         let within = core.timings.request;
         let deadline = Instant::now() + within;
-        let (answer, outcome) = oneshot::channel();
-        let job = Job { command, size, deadline, answer, _room: room };
-        let lane = if bulk { &self.bulk } else { &self.free };
-        lane.send(job).map_err(|_| StoreError::Stopped)?;
-        tokio::select! {
-            outcome = outcome => outcome.unwrap_or(Err(StoreError::Unknown(within))),
-            () = tokio::time::sleep_until(deadline + GRACE) => Err(StoreError::Unknown(within)),
-            () = core.stop.cancelled() => Err(StoreError::Unknown(within)),
+        let outcome = self.enter(core, vec![command], false, deadline)?;
+        let fate = tokio::select! {
+            fate = outcome => fate.unwrap_or(Fate::Unknown),
+            () = tokio::time::sleep_until(deadline + GRACE) => Fate::Unknown,
+            () = core.stop.cancelled() => Fate::Unknown,
+        };
+        match fate {
+            Fate::Done { mut replies, .. } => replies.pop().ok_or(StoreError::Unknown(within)),
+            Fate::Refused(error) => Err(error),
+            Fate::NotLeader => Err(StoreError::NoLeader),
+            Fate::Unknown => Err(StoreError::Unknown(within)),
         }
     }
 }
@@ -149,16 +179,19 @@ impl Waiting {
         };
         let mut bytes = first.size;
         let mut group = vec![first];
-        while group.len() < GROUP_COUNT && bytes < GROUP_BYTES {
+        let mut count = group[0].commands.len();
+        while count < GROUP_COUNT && bytes < GROUP_BYTES {
             let Some(job) = self.free.try_recv().or_else(|_| self.bulk.try_recv()).ok() else { break };
             bytes += job.size;
+            count += job.commands.len();
             group.push(job);
         }
         Some(group)
     }
 }
 
-/// What became of a group.
+/// What became of a group, or of a part of it.
+#[derive(Clone)]
 enum Fate {
     Done {
         index: u64,
@@ -170,41 +203,95 @@ enum Fate {
     Unknown,
 }
 
-async fn decide(core: &Core, group: Vec<Job>) {
-    let now = Instant::now();
-    let (group, late): (Vec<Job>, Vec<Job>) = group.into_iter().partition(|job| job.deadline > now);
-    for job in late {
-        let _ = job.answer.send(Err(StoreError::NoLeader));
-    }
-    let Some(deadline) = group.iter().map(|job| job.deadline).min() else { return };
-    let (commands, answers): (Vec<Command>, Vec<_>) =
-        group.into_iter().map(|job| (job.command, (job.answer, job._room))).unzip();
-    let error = match send(core, commands, deadline).await {
-        Fate::Done { replies, .. } if replies.len() == answers.len() => {
-            for ((answer, _), reply) in answers.into_iter().zip(replies) {
-                // Whoever asked may have given up; the outcome stands.
-                let _ = answer.send(Ok(reply));
+/// A group on its way: the commands of all askers, one after the other.
+struct Group {
+    commands: Vec<Command>,
+    askers: Vec<Asker>,
+}
+
+impl Group {
+    fn of(jobs: Vec<Job>) -> Group {
+        let mut group = Group { commands: Vec::new(), askers: Vec::with_capacity(jobs.len()) };
+        for job in jobs {
+            if group.commands.is_empty() {
+                group.commands = job.commands;
+            } else {
+                group.commands.extend(job.commands);
             }
+            group.askers.push(job.asker);
+        }
+        group
+    }
+
+    /// Other servers look for the leader themselves; what they asked for is dropped.
+    fn turn_peers_away(&mut self) {
+        if !self.askers.iter().any(|asker| asker.is_peer) {
             return;
         }
-        Fate::Refused(error) => error,
-        Fate::NotLeader => StoreError::NoLeader,
-        Fate::Done { .. } | Fate::Unknown => StoreError::Unknown(core.timings.request),
-    };
-    for (answer, _) in answers {
-        let _ = answer.send(Err(error.clone()));
+        let mut commands = std::mem::take(&mut self.commands).into_iter();
+        for asker in std::mem::take(&mut self.askers) {
+            let own = commands.by_ref().take(asker.count);
+            if asker.is_peer {
+                own.for_each(drop);
+                let _ = asker.answer.send(Fate::NotLeader);
+            } else {
+                self.commands.extend(own);
+                self.askers.push(asker);
+            }
+        }
+    }
+
+    /// Whoever asked may have given up; the outcome stands.
+    fn tell(self, fate: Fate) {
+        match fate {
+            Fate::Done { index, replies } if replies.len() == self.count() => {
+                let mut replies = replies.into_iter();
+                for asker in self.askers {
+                    let replies = replies.by_ref().take(asker.count).collect();
+                    let _ = asker.answer.send(Fate::Done { index, replies });
+                }
+            }
+            fate => {
+                let fate = if matches!(fate, Fate::Done { .. }) { Fate::Unknown } else { fate };
+                for asker in self.askers {
+                    let _ = asker.answer.send(fate.clone());
+                }
+            }
+        }
+    }
+
+    fn count(&self) -> usize {
+        self.askers.iter().map(|asker| asker.count).sum()
     }
 }
 
+async fn decide(core: &Core, jobs: Vec<Job>) {
+    let now = Instant::now();
+    let (jobs, late): (Vec<Job>, Vec<Job>) = jobs.into_iter().partition(|job| job.deadline > now);
+    for job in late {
+        let _ = job.asker.answer.send(Fate::NotLeader);
+    }
+    // The first to lose patience ends the search for a leader. It does not end the wait for what was sent: whoever gives
+    // up before the others does so by itself.
+    let Some(first) = jobs.iter().map(|job| job.deadline).min() else { return };
+    let last = jobs.iter().map(|job| job.deadline).max().unwrap_or(first);
+    let mut group = Group::of(jobs);
+    let fate = send(core, &mut group, first, last).await;
+    group.tell(fate);
+}
+
 /// Tries every leader there is until the deadline, as long as nothing has been proposed.
-async fn send(core: &Core, commands: Vec<Command>, deadline: Instant) -> Fate {
-    let mut commands = commands;
-    while Instant::now() < deadline {
+async fn send(core: &Core, group: &mut Group, patience: Instant, deadline: Instant) -> Fate {
+    while Instant::now() < patience {
         let fate = match core.route() {
-            Route::Here => write(core, &mut commands, deadline).await,
+            Route::Here => write(core, &mut group.commands, deadline).await,
             Route::There { id, peer } => {
+                group.turn_peers_away();
+                if group.askers.is_empty() {
+                    return Fate::NotLeader;
+                }
                 let within = deadline.saturating_duration_since(Instant::now());
-                let ask = Ask::Propose { commands, within };
+                let ask = Ask::Propose { commands: std::mem::take(&mut group.commands), within };
                 let leader = Route::There { id, peer: peer.clone() };
                 let told = tokio::select! {
                     told = core.ask(id, &peer, &ask, deadline) => told,
@@ -213,7 +300,7 @@ async fn send(core: &Core, commands: Vec<Command>, deadline: Instant) -> Fate {
                     }
                 };
                 let Ask::Propose { commands: back, .. } = ask else { return Fate::Unknown };
-                commands = back;
+                group.commands = back;
                 forwarded(core, told, deadline).await
             }
             Route::Nowhere => Fate::NotLeader,
@@ -221,7 +308,11 @@ async fn send(core: &Core, commands: Vec<Command>, deadline: Instant) -> Fate {
         if !matches!(fate, Fate::NotLeader) {
             return fate;
         }
-        core.leader_may_have_changed(deadline).await;
+        group.turn_peers_away();
+        if group.askers.is_empty() {
+            return fate;
+        }
+        core.leader_may_have_changed(patience).await;
     }
     Fate::NotLeader
 }
@@ -272,17 +363,20 @@ async fn write(core: &Core, commands: &mut Vec<Command>, deadline: Instant) -> F
     }
 }
 
-/// A follower's proposals, on the leader.
-pub(crate) async fn answer(core: &Core, mut commands: Vec<Command>, within: Duration) -> Told {
-    if commands.iter().any(adds)
-        && let Err(error) = core.refuse_when_full()
-    {
-        return Told::Failed(error);
-    }
+/// A follower's proposals, on the leader: they wait with the leader's own.
+pub(crate) async fn answer(core: &Core, commands: Vec<Command>, within: Duration) -> Told {
     if !core.leads() {
         return Told::NotLeader;
     }
-    match write(core, &mut commands, Instant::now() + within.min(core.timings.request)).await {
+    let deadline = Instant::now() + within.min(core.timings.request);
+    let outcome = match core.proposals.enter(core, commands, true, deadline) {
+        Ok(outcome) => outcome,
+        // Its leadership has been handed over, or will be missed.
+        Err(StoreError::Stopped) => return Told::NotLeader,
+        Err(error) => return Told::Failed(error),
+    };
+    let fate = tokio::time::timeout_at(deadline + GRACE, outcome).await;
+    match fate.unwrap_or(Ok(Fate::Unknown)).unwrap_or(Fate::Unknown) {
         Fate::Done { index, replies } => Told::Done { index, replies },
         Fate::NotLeader => Told::NotLeader,
         Fate::Refused(error) => Told::Failed(error),
