@@ -51,3 +51,10 @@ pub(crate) struct Batch {
     pub time: Millis,
     pub commands: Vec<Command>,
 }
+
+/// A copy, for those who need the batch again.
+impl From<&Batch> for Batch {
+    fn from(batch: &Batch) -> Batch {
+        batch.clone()
+    }
+}

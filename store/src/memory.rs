@@ -49,7 +49,7 @@ impl Memory {
             return Err(StoreError::Stopped);
         }
         let batch = Batch { time: self.now(), commands: vec![command] };
-        let mut applied = self.replica.apply(std::slice::from_ref(&batch));
+        let mut applied = self.replica.apply(vec![batch]);
         applied.pop().and_then(|mut one| one.replies.pop()).ok_or(StoreError::Stopped)
     }
 

@@ -45,9 +45,9 @@ impl Replica {
     }
 
     /// Applies log entries in order. State first, then the events: who is told of a change can read it.
-    pub fn apply(&self, batches: &[Batch]) -> Vec<Applied> {
+    pub fn apply(&self, batches: impl IntoIterator<Item: Into<Batch>>) -> Vec<Applied> {
         let mut machine = self.machine.lock();
-        let applied: Vec<Applied> = batches.iter().map(|batch| machine.apply(batch)).collect();
+        let applied: Vec<Applied> = batches.into_iter().map(|batch| machine.apply(batch)).collect();
         self.feed.view.store(Arc::new(machine.view().clone()));
         for one in &applied {
             self.feed.hub.publish(&one.events);

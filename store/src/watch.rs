@@ -284,13 +284,13 @@ impl Watcher {
             self.mode = Mode::Ended(WatchError::TooSlow);
             return None;
         }
-        for (revision, event) in view.events.range(self.position + 1..).take(STRIDE) {
-            self.position = *revision;
-            if let Some(changes) = under(&self.prefix, &event.changes) {
+        for (revision, changes) in view.events.after(self.position).take(STRIDE) {
+            self.position = revision;
+            if let Some(changes) = under(&self.prefix, &changes) {
                 return Some(WatchItem::Changes(changes));
             }
         }
-        if self.position < view.revision && view.events.range(self.position + 1..).next().is_some() {
+        if self.position < view.revision && view.events.after(self.position).next().is_some() {
             return None;
         }
         self.position = self.position.max(view.revision);

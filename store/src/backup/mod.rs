@@ -24,13 +24,12 @@ mod read;
 mod tests;
 mod write;
 
-use bytes::Bytes;
 use imbl::OrdMap;
 use serde::{Deserialize, Serialize};
 use std::sync::Arc;
 
 use crate::lease::Lease;
-use crate::mvcc::{Counters, Machine};
+use crate::mvcc::{Counters, Entries, Machine};
 use crate::types::{Entry, LeaseId, Revision};
 pub use read::BackupCheck;
 pub(crate) use read::read_state;
@@ -51,7 +50,7 @@ const FRAME_LIMIT: usize = 64 << 20;
 #[derive(Clone, Debug)]
 pub(crate) struct State {
     pub counters: Counters,
-    pub entries: OrdMap<Bytes, Arc<Entry>>,
+    pub entries: Entries,
     pub leases: OrdMap<LeaseId, Lease>,
 }
 

@@ -11,7 +11,7 @@ use super::write::checksum;
 use super::{BackupError, BackupSummary, FRAME_HEADER, FRAME_LIMIT, LAYOUT, MARK, PREAMBLE, Part, State};
 use crate::codec;
 use crate::lease::Lease;
-use crate::mvcc::Counters;
+use crate::mvcc::{Counters, Entries};
 use crate::types::{Entry, LeaseId};
 
 /// Bytes read from a file at a time.
@@ -207,10 +207,10 @@ pub fn verify_backup(from: impl Read) -> Result<BackupSummary, BackupError> {
 
 /// The state of a whole backup.
 pub(crate) fn read_state(from: impl Read) -> Result<(BackupSummary, State), BackupError> {
-    let (mut entries, mut leases) = (OrdMap::new(), OrdMap::new());
+    let (mut entries, mut leases) = (Entries::new(), OrdMap::new());
     let (summary, counters) = read(from, |found| match found {
         Found::Nothing => {}
-        Found::Entries(part) => entries.extend(part.into_iter().map(|entry| (entry.key.clone(), entry))),
+        Found::Entries(part) => entries.extend(part),
         Found::Leases(part) => leases.extend(part),
     })?;
     Ok((summary, State { counters, entries, leases }))

@@ -10,7 +10,7 @@ use crate::types::{Op, Txn};
 fn state(count: usize, size: usize) -> State {
     let mut machine = Machine::new();
     let mut apply = |command| {
-        machine.apply(&Batch { time: 1000, commands: vec![command] });
+        machine.apply(Batch { time: 1000, commands: vec![command] });
     };
     apply(Command::GrantLease { ttl: 5000 });
     apply(Command::GrantLease { ttl: 60_000 });

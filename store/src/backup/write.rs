@@ -52,13 +52,13 @@ impl Backup {
     fn entries(&self, after: Option<&Bytes>) -> (Part, Option<Bytes>) {
         let from = after.cloned().map_or(Bound::Unbounded, Bound::Excluded);
         let (mut part, mut size, mut last) = (Vec::new(), 0, None);
-        for (key, entry) in self.state.entries.range((from, Bound::Unbounded)) {
-            size += key.len() + entry.value.len() + OVERHEAD;
+        for entry in self.state.entries.range((from, Bound::Unbounded)) {
+            size += entry.key.len() + entry.value.len() + OVERHEAD;
             if size > FRAME && !part.is_empty() {
                 break;
             }
             part.push(entry.clone());
-            last = Some(key.clone());
+            last = Some(entry.key.clone());
         }
         (Part::Entries(part), last)
     }

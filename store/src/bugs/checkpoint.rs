@@ -68,7 +68,7 @@ async fn apply(machine: &mut RaftMachine, index: u64) {
 /// The state after entries up to this one.
 fn state_after(last: u64) -> Machine {
     let mut machine = Machine::new();
-    (1..=last).for_each(|index| drop(machine.apply(&batch(index))));
+    (1..=last).for_each(|index| drop(machine.apply(batch(index))));
     machine
 }
 

@@ -17,7 +17,7 @@ fn replica() -> Replica {
 }
 
 fn apply(replica: &Replica, command: Command) {
-    replica.apply(&[Batch { time: 1, commands: vec![command] }]);
+    replica.apply(vec![Batch { time: 1, commands: vec![command] }]);
 }
 
 fn txn(replica: &Replica, ops: Vec<Op>) -> Revision {

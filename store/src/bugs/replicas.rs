@@ -52,12 +52,12 @@ fn etcd_18667_all_members_apply_the_same_entry_to_the_same_bytes() {
             let batch = Batch { time: entry * 3, commands };
             // What a follower applies went through the log.
             let read: Batch = codec::decode(&codec::encode(&batch)).unwrap();
-            let replies = steady.apply(&batch).replies;
-            assert_eq!(compacted.apply(&read).replies, replies);
-            assert_eq!(restored.apply(&read).replies, replies);
+            let replies = steady.apply(batch).replies;
+            assert_eq!(compacted.apply(read.clone()).replies, replies);
+            assert_eq!(restored.apply(read).replies, replies);
             if entry % 7 == 0 {
                 let revision = compacted.counters().revision;
-                compacted.apply(&Batch { time: 0, commands: vec![Command::Compact { revision }] });
+                compacted.apply(Batch { time: 0, commands: vec![Command::Compact { revision }] });
             }
             if entry % 11 == 0 {
                 let (mut checkpoint, _) = Checkpoint::open(open.database.clone(), &open.labour).unwrap();

@@ -28,7 +28,7 @@ use crate::codec;
 use crate::environment::{Changes, Database, Labour};
 use crate::lease::Lease;
 use crate::mutant::mutated;
-use crate::mvcc::{Counters, Machine};
+use crate::mvcc::{Counters, Entries, Machine};
 use crate::types::{Entry, LeaseId};
 
 const HEAD: &[u8] = b"h";
@@ -184,7 +184,7 @@ impl Checkpoint {
 
     /// Plans to write a state that replaces the old one.
     pub fn replace(&mut self, state: Machine, position: Vec<u8>) -> Result<Plan, DiskError> {
-        let keys = state.view().current.keys().cloned().collect();
+        let keys = state.view().current.values().map(|entry| entry.key.clone()).collect();
         let leases = state.leases().table().keys().copied().collect();
         self.plan(state, keys, leases, position, true)
     }
@@ -438,7 +438,7 @@ fn put_entry(changes: &mut Changes, name: &[u8], number: u64, entry: &Entry) -> 
 /// What is read back, name by name.
 #[derive(Default)]
 struct Loaded {
-    entries: OrdMap<Bytes, Arc<Entry>>,
+    entries: Entries,
     leases: OrdMap<LeaseId, Lease>,
     content: Content,
     dead: Changes,
@@ -505,7 +505,7 @@ impl Loaded {
             if self.name[5..] != entry.key {
                 return Err(damaged("an entry stands under another key"));
             }
-            self.entries.insert(entry.key.clone(), Arc::new(entry));
+            self.entries.insert(Arc::new(entry));
         }
         self.content.add(&self.name, *number);
         self.newest = None;

@@ -16,7 +16,7 @@ use crate::mvcc::Machine;
 use crate::types::{Op, Txn};
 
 fn apply(machine: &mut Machine, dirty: &mut Dirty, commands: Vec<Command>) {
-    let applied = machine.apply(&Batch { time: 1, commands });
+    let applied = machine.apply(Batch { time: 1, commands });
     for event in applied.events {
         dirty.keys.extend(event.changes.iter().map(|change| change.entry.key.clone()));
     }

@@ -4,9 +4,13 @@
 //! | part | holds |
 //! |---|---|
 //! | [`view`] | one consistent picture, for readers |
+//! | [`entries`], [`events`] | what is there, and what happened of late: persistent, and compact |
+//! | [`overlay`] | a transaction's net effect |
 //! | here | `apply`, the only code that changes state |
 //! | [`tests`](self) | the model check |
 
+mod entries;
+mod events;
 mod hash;
 #[cfg(test)]
 mod model_tests;
@@ -22,15 +26,14 @@ use imbl::OrdMap;
 use crate::command::{Batch, Command, Millis, Reply};
 use crate::lease::{Lease, Leases};
 use crate::mutant::mutated;
-use crate::types::{Change, Entry, LeaseId, MemberId, Op, Outcome, Revision, Txn};
+use crate::types::{Change, LeaseId, MemberId, Op, Outcome, Revision, Txn};
+pub(crate) use entries::Entries;
+pub(crate) use events::Event;
 use overlay::Overlay;
-pub(crate) use view::{Event, View};
+pub(crate) use view::View;
 
 /// The id the first server gives itself; the pool begins behind it.
 pub(crate) const FIRST_MEMBER: MemberId = 1;
-
-/// What an event, its history entry and their places in the maps cost beside keys and values. Approximate.
-const OVERHEAD: usize = 256;
 
 /// The replicated state that is neither entry, nor lease, nor history.
 #[derive(Clone, Debug, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
@@ -80,15 +83,11 @@ impl Machine {
     }
 
     /// State read back from a checkpoint or snapshot. It has no history: nothing older can be read or watched.
-    pub fn restore(
-        counters: Counters,
-        entries: OrdMap<Bytes, Arc<Entry>>,
-        leases: OrdMap<LeaseId, Lease>,
-    ) -> Machine {
+    pub fn restore(counters: Counters, entries: Entries, leases: OrdMap<LeaseId, Lease>) -> Machine {
         let mut leases = Leases::restore(leases);
-        for (key, entry) in &entries {
+        for entry in entries.values() {
             if let Some(lease) = entry.lease {
-                leases.attach(lease, key.clone());
+                leases.attach(lease, entry.key.clone());
             }
         }
         let view = View {
@@ -117,17 +116,18 @@ impl Machine {
     }
 
     /// Applies one log entry. Time never goes backwards, whatever the entry says.
-    pub fn apply(&mut self, batch: &Batch) -> Applied {
+    pub fn apply(&mut self, batch: impl Into<Batch>) -> Applied {
+        let batch = batch.into();
         self.counters.time = self.counters.time.max(batch.time);
         let mut applied = Applied { replies: Vec::with_capacity(batch.commands.len()), ..Applied::default() };
-        for command in &batch.commands {
+        for command in batch.commands {
             let reply = self.command(command, &mut applied);
             applied.replies.push(reply);
         }
         applied
     }
 
-    fn command(&mut self, command: &Command, applied: &mut Applied) -> Reply {
+    fn command(&mut self, command: Command, applied: &mut Applied) -> Reply {
         let mut now = self.counters.time;
         if mutated!(ApplyReadsClock) {
             now = now.max(crate::mutant::clock());
@@ -137,33 +137,33 @@ impl Machine {
             Command::GrantLease { ttl } => {
                 let id = self.counters.next_lease;
                 self.counters.next_lease += 1;
-                self.leases.grant(id, *ttl, now);
+                self.leases.grant(id, ttl, now);
                 applied.leases.push(id);
                 Reply::Lease(id)
             }
             Command::RenewLease { lease } => {
-                if !self.leases.renew(*lease, now) {
-                    return Reply::NoSuchLease(*lease);
+                if !self.leases.renew(lease, now) {
+                    return Reply::NoSuchLease(lease);
                 }
-                applied.leases.push(*lease);
+                applied.leases.push(lease);
                 Reply::Done
             }
             Command::RevokeLease { lease } => {
-                if !self.leases.exists(*lease) {
-                    return Reply::NoSuchLease(*lease);
+                if !self.leases.exists(lease) {
+                    return Reply::NoSuchLease(lease);
                 }
-                self.end_leases([*lease], applied);
+                self.end_leases([lease], applied);
                 Reply::Done
             }
             Command::ExpireLeases { leases } => {
                 // A renewal may stand before this in the log.
                 let due: Vec<LeaseId> =
-                    leases.iter().copied().filter(|lease| self.leases.is_due(*lease, now)).collect();
+                    leases.into_iter().filter(|lease| self.leases.is_due(*lease, now)).collect();
                 self.end_leases(due, applied);
                 Reply::Done
             }
             Command::Compact { revision } => {
-                self.compact(*revision);
+                self.compact(revision);
                 Reply::Done
             }
             Command::NewMember => {
@@ -174,7 +174,7 @@ impl Machine {
         }
     }
 
-    fn txn(&mut self, txn: &Txn, applied: &mut Applied) -> Reply {
+    fn txn(&mut self, txn: Txn, applied: &mut Applied) -> Reply {
         let revision = self.counters.revision;
         let holds = |key: &Bytes| self.view.current.get(key).map_or(0, |entry| entry.mod_revision);
         let ignored = mutated!(GuardIgnored) && revision.is_multiple_of(8);
@@ -190,12 +190,10 @@ impl Machine {
             }
         }
         let mut overlay = Overlay::new(&self.view, revision + 1);
-        for op in &txn.ops {
+        for op in txn.ops {
             match op {
-                Op::Put { key, value, attributes, lease } => {
-                    overlay.put(key, value.clone(), attributes.clone(), *lease);
-                }
-                Op::Delete { key } => overlay.delete(key),
+                Op::Put { key, value, attributes, lease } => overlay.put(key, value, attributes, lease),
+                Op::Delete { key } => overlay.delete(&key),
             }
         }
         let changes = overlay.changes();
@@ -225,12 +223,10 @@ impl Machine {
         self.counters.revision += 1;
         let revision = self.counters.revision;
         self.view.revision = revision;
-        let mut bytes = OVERHEAD;
         for change in &changes {
             self.counters.hash = hash::fold_change(self.counters.hash, change);
             let key = &change.entry.key;
             if let Some(old) = &change.previous {
-                bytes += old.key.len() + old.value.len() + OVERHEAD;
                 self.view.history.insert((key.clone(), revision), old.clone());
                 if let Some(lease) = old.lease {
                     self.leases.detach(lease, key);
@@ -239,16 +235,15 @@ impl Machine {
             if change.deleted {
                 self.view.current.remove(key);
             } else {
-                self.view.current.insert(key.clone(), change.entry.clone());
+                self.view.current.insert(change.entry.clone());
                 if let Some(lease) = change.entry.lease {
                     self.leases.attach(lease, key.clone());
                 }
             }
         }
-        let event = Arc::new(Event { revision, time: self.counters.time, changes: changes.into(), bytes });
-        self.history_bytes += bytes;
-        self.view.events.insert(revision, event.clone());
-        applied.events.push(event);
+        let event = Event { revision, changes: changes.into() };
+        self.history_bytes += self.view.events.push(&event, self.counters.time);
+        applied.events.push(Arc::new(event));
     }
 
     fn compact(&mut self, revision: Revision) {
@@ -257,14 +252,10 @@ impl Machine {
             return;
         }
         self.view.oldest = upto;
-        while let Some((first, event)) = self.view.events.get_min().cloned() {
-            if first > upto {
-                break;
-            }
-            self.view.events.remove(&first);
-            self.history_bytes = self.history_bytes.saturating_sub(event.bytes);
-            for change in event.changes.iter().filter(|change| change.previous.is_some()) {
-                self.view.history.remove(&(change.entry.key.clone(), first));
+        while let Some((revision, changes, bytes)) = self.view.events.pop_upto(upto) {
+            self.history_bytes = self.history_bytes.saturating_sub(bytes);
+            for change in changes.iter().filter(|change| change.previous.is_some()) {
+                self.view.history.remove(&(change.entry.key.clone(), revision));
             }
         }
     }
@@ -276,21 +267,13 @@ impl Machine {
 
     /// How long ago the oldest event of the history happened; 0 without history.
     pub fn oldest_age(&self, now: Millis) -> Millis {
-        self.view.events.get_min().map_or(0, |(_, event)| now.saturating_sub(event.time))
+        self.view.events.oldest_time().map_or(0, |time| now.saturating_sub(time))
     }
 
     /// The revision up to which history is older than `keep`, or over `keep_bytes`; `None` where there is none. Looks
     /// at no more events than it would remove.
     pub fn compaction_due(&self, now: Millis, keep: Millis, keep_bytes: usize) -> Option<Revision> {
-        let mut bytes = self.history_bytes;
-        let mut upto = None;
-        for (revision, event) in &self.view.events {
-            if event.time.saturating_add(keep) > now && bytes <= keep_bytes {
-                break;
-            }
-            bytes = bytes.saturating_sub(event.bytes);
-            upto = Some(*revision);
-        }
-        upto
+        let is_old = |time: Millis| time.saturating_add(keep) <= now;
+        self.view.events.due(is_old, self.history_bytes, keep_bytes)
     }
 }

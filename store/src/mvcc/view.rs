@@ -6,18 +6,9 @@ use std::sync::Arc;
 use bytes::Bytes;
 use imbl::OrdMap;
 
-use crate::command::Millis;
-use crate::types::{Change, Entry, Range, RangeRequest, ReadError, Revision};
-
-/// All changes of one revision.
-#[derive(Debug)]
-pub(crate) struct Event {
-    pub revision: Revision,
-    pub time: Millis,
-    pub changes: Arc<[Change]>,
-    /// What the history keeps in memory because of this event.
-    pub bytes: usize,
-}
+use super::entries::Entries;
+use super::events::Events;
+use crate::types::{Entry, Range, RangeRequest, ReadError, Revision};
 
 /// State at one revision, with the history behind it. Persistent maps: a clone shares everything.
 #[derive(Clone, Debug)]
@@ -27,11 +18,11 @@ pub(crate) struct View {
     pub oldest: Revision,
     /// Raised when the state is replaced from outside the log: positions in the old history mean nothing then.
     pub epoch: u64,
-    pub current: OrdMap<Bytes, Arc<Entry>>,
+    pub current: Entries,
     /// Superseded entries, by key and the revision that superseded them. An entry was its key's value from its own
     /// `mod_revision` up to that revision; between two of them, and before the first, the key was absent.
     pub history: OrdMap<(Bytes, Revision), Arc<Entry>>,
-    pub events: OrdMap<Revision, Arc<Event>>,
+    pub events: Events,
 }
 
 impl View {
@@ -41,9 +32,9 @@ impl View {
             revision: 1,
             oldest: 1,
             epoch: 0,
-            current: OrdMap::new(),
+            current: Entries::new(),
             history: OrdMap::new(),
-            events: OrdMap::new(),
+            events: Events::default(),
         }
     }
 
@@ -68,14 +59,14 @@ impl View {
         let span = Span::of(&request.prefix, request.after.as_ref());
         let mut entries = Vec::new();
         let mut count = 0u64;
-        let mut take = |entry: &Arc<Entry>| {
+        let take = |entry: &Arc<Entry>| {
             count += 1;
             if entries.len() < limit {
                 entries.push(entry.clone());
             }
         };
         if revision == self.revision {
-            span.current(self).for_each(|(_, entry)| take(entry));
+            span.current(self).for_each(take);
         } else {
             self.walk_past(&span, revision, take);
         }
@@ -90,12 +81,12 @@ impl View {
         loop {
             let old_is_next = match (&old, current.peek()) {
                 (None, None) => return,
-                (Some((key, _)), Some((now, _))) => key <= *now,
+                (Some((key, _)), Some(now)) => *key <= now.key,
                 (Some(_), None) => true,
                 (None, Some(_)) => false,
             };
             if !old_is_next {
-                if let Some((_, entry)) = current.next()
+                if let Some(entry) = current.next()
                     && entry.mod_revision <= revision
                 {
                     visit(entry);
@@ -107,7 +98,7 @@ impl View {
             if entry.mod_revision <= revision {
                 visit(&entry);
             }
-            if current.peek().is_some_and(|(now, _)| **now == key) {
+            if current.peek().is_some_and(|now| now.key == key) {
                 current.next();
             }
             old = self.superseded_after(Bound::Excluded((key, Revision::MAX)), revision, span);
@@ -155,21 +146,8 @@ impl Span {
         Span { prefix: prefix.clone(), low, high }
     }
 
-    /// Whether a bound excludes everything, which the map's own range does not like to be asked.
-    fn is_empty(&self) -> bool {
-        match (&self.low, &self.high) {
-            (Bound::Included(low) | Bound::Excluded(low), Bound::Excluded(high)) => low >= high,
-            _ => false,
-        }
-    }
-
-    fn current<'a>(&self, view: &'a View) -> impl Iterator<Item = (&'a Bytes, &'a Arc<Entry>)> + use<'a> {
-        let bounds = if self.is_empty() {
-            (Bound::Included(Bytes::new()), Bound::Excluded(Bytes::new()))
-        } else {
-            (self.low.clone(), self.high.clone())
-        };
-        view.current.range(bounds)
+    fn current<'a>(&self, view: &'a View) -> impl Iterator<Item = &'a Arc<Entry>> + use<'a> {
+        view.current.range((self.low.clone(), self.high.clone()))
     }
 
     fn first_past(&self) -> Bound<(Bytes, Revision)> {

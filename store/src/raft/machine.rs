@@ -6,6 +6,7 @@
 use std::io;
 use std::sync::Arc;
 
+use bytes::Bytes;
 use futures::{Stream, StreamExt};
 use openraft::storage::{ApplyResponder, EntryResponder, RaftSnapshotBuilder, RaftStateMachine};
 use openraft::{EntryPayload, OptionalSend};
@@ -152,15 +153,18 @@ impl Shared {
         let (batches, waiting): (Vec<Batch>, Vec<_>) =
             gathered.drain(..).map(|one| (one.batch, one.responder)).unzip();
         let mut progress = self.progress.lock();
-        let applied = self.replica.apply(&batches);
+        let applied = self.replica.apply(batches);
         progress.position.applied = Some(last);
         progress.position.installed = false;
         if let Some(membership) = membership {
             progress.position.membership = membership;
         }
         for Applied { events, leases, .. } in &applied {
-            let keys =
-                events.iter().flat_map(|event| event.changes.iter()).map(|change| change.entry.key.clone());
+            // A copy: a key that is shared with its entry would cost more than it does, for good.
+            let keys = events
+                .iter()
+                .flat_map(|event| event.changes.iter())
+                .map(|change| Bytes::copy_from_slice(&change.entry.key));
             progress.dirty.keys.extend(keys);
             progress.dirty.leases.extend(leases);
         }

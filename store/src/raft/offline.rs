@@ -103,7 +103,7 @@ pub(crate) fn read(dir: &Path) -> Result<Option<Left>, DiskError> {
         }
         for entry in entries {
             match entry.payload {
-                EntryPayload::Normal(payload) => drop(machine.apply(&codec::decode::<Batch>(&payload.0)?)),
+                EntryPayload::Normal(payload) => drop(machine.apply(codec::decode::<Batch>(&payload.0)?)),
                 EntryPayload::Membership(changed) => membership = changed,
                 EntryPayload::Blank => {}
             }

@@ -7,7 +7,7 @@ use serde::{Deserialize, Serialize};
 
 use super::types::{Image, Snapshot, SnapshotMeta, Vote};
 use crate::lease::Lease;
-use crate::mvcc::Counters;
+use crate::mvcc::{Counters, Entries};
 use crate::types::{Entry, LeaseId};
 
 /// Bytes of one part, about.
@@ -35,10 +35,10 @@ pub(crate) fn parts(vote: Vote, snapshot: Snapshot) -> impl Iterator<Item = Part
         let mut part = Vec::new();
         let mut size = 0;
         let from = last.clone().map_or(std::ops::Bound::Unbounded, std::ops::Bound::Excluded);
-        for (key, entry) in entries.range((from, std::ops::Bound::Unbounded)) {
-            size += key.len() + entry.value.len() + 64;
+        for entry in entries.range((from, std::ops::Bound::Unbounded)) {
+            size += entry.key.len() + entry.value.len() + 64;
             part.push(entry.clone());
-            last = Some(key.clone());
+            last = Some(entry.key.clone());
             if size >= PART {
                 return Some(Part::Entries(part));
             }
@@ -59,7 +59,7 @@ pub(crate) fn parts(vote: Vote, snapshot: Snapshot) -> impl Iterator<Item = Part
 #[derive(Default)]
 pub(crate) struct Assembly {
     head: Option<(Vote, SnapshotMeta, Counters)>,
-    entries: OrdMap<bytes::Bytes, Arc<Entry>>,
+    entries: Entries,
     leases: OrdMap<LeaseId, Lease>,
     complete: bool,
 }
@@ -71,7 +71,7 @@ impl Assembly {
                 self.head = Some((vote, meta, counters))
             }
             Part::Entries(entries) if self.head.is_some() && !self.complete => {
-                self.entries.extend(entries.into_iter().map(|entry| (entry.key.clone(), entry)));
+                self.entries.extend(entries);
             }
             Part::Leases(leases) if self.head.is_some() && !self.complete => self.leases.extend(leases),
             Part::End { entries, leases }

@@ -1,7 +1,6 @@
 //! The types consensus is told to use.
 
 use std::fmt;
-use std::sync::Arc;
 
 use bytes::Bytes;
 use imbl::OrdMap;
@@ -9,8 +8,8 @@ use serde::{Deserialize, Serialize};
 
 use crate::command::Reply;
 use crate::lease::Lease;
-use crate::mvcc::{Counters, Machine};
-use crate::types::{Entry as KeyEntry, LeaseId, MemberId};
+use crate::mvcc::{Counters, Entries, Machine};
+use crate::types::{LeaseId, MemberId};
 
 openraft::declare_raft_types!(
     /// Members are numbered by the log and known by their addresses.
@@ -73,7 +72,7 @@ pub(crate) struct Position {
 #[derive(Clone, Debug)]
 pub(crate) struct Image {
     pub counters: Counters,
-    pub entries: OrdMap<Bytes, Arc<KeyEntry>>,
+    pub entries: Entries,
     pub leases: OrdMap<LeaseId, Lease>,
 }
 
