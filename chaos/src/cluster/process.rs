@@ -12,6 +12,7 @@ use anyhow::{Context, Result, bail};
 use async_trait::async_trait;
 use kontiki_cli::pki::{Identity, Pki, Subject};
 use kontiki_proto::client::{Client, ClientConfig};
+use nix::mount::{MntFlags, MsFlags, mount, umount2};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use parking_lot::Mutex;
@@ -41,6 +42,8 @@ pub struct Extras {
     pub spares: u8,
     /// Each server's data is on a disk that can lose power and fail.
     pub disks: bool,
+    /// All data is in memory, so that what others do to this machine's disk does not show.
+    pub in_memory: bool,
 }
 
 /// `$KONTIKI`, or the `kontiki` beside this program.
@@ -86,14 +89,18 @@ pub struct Processes {
     servers: Vec<Server>,
     /// Who does not get whose packets: from, to.
     severed: Mutex<BTreeSet<(ServerId, ServerId)>>,
-    kept: AtomicBool,
+    in_memory: bool,
 }
 
 impl Drop for Processes {
     fn drop(&mut self) {
         // A disk must be unmounted before the folder it is mounted at can be removed.
         self.servers.iter_mut().for_each(|server| server.disk = None);
-        self.dir.disable_cleanup(*self.kept.get_mut());
+        if self.in_memory
+            && let Err(error) = umount2(self.dir.path(), MntFlags::MNT_DETACH)
+        {
+            tracing::warn!(%error, "the data stays in memory until this process ends");
+        }
     }
 }
 
@@ -113,6 +120,10 @@ impl Processes {
     pub fn with(options: Options, extras: Extras) -> Result<Processes> {
         let dir =
             tempfile::Builder::new().prefix("kontiki-chaos-").tempdir().context("cannot make a directory")?;
+        if extras.in_memory {
+            mount(Some("kontiki-chaos"), dir.path(), Some("tmpfs"), MsFlags::empty(), None::<&str>)
+                .context("cannot mount a tmpfs for the data")?;
+        }
         let pki = Pki::open_or_create(&dir.path().join("pki"))?;
         let admin = pki.issue(&Subject::User("kubernetes-admin", "system:masters"))?;
         let servers = (0..options.servers + extras.spares)
@@ -148,7 +159,7 @@ impl Processes {
             admin,
             servers,
             severed: Mutex::default(),
-            kept: AtomicBool::new(false),
+            in_memory: extras.in_memory,
         })
     }
 
@@ -228,18 +239,15 @@ impl Processes {
         self.servers[server].pid.lock().map(Pid::as_raw)
     }
 
-    /// Keeps the data and logs of a failed run for inspection, and says where.
-    pub fn keep(&self) -> &Path {
-        self.kept.store(true, Ordering::Relaxed);
-        // What is on a disk of ours is gone with it.
-        for server in self.servers.iter().filter_map(|server| server.disk.as_ref()) {
-            let copy = server.path().with_extension("disk");
-            let copied = std::process::Command::new("cp").arg("-r").arg(server.path()).arg(copy).status();
-            if !copied.is_ok_and(|status| status.success()) {
-                tracing::warn!("the data of {} could not be kept", server.path().display());
-            }
+    /// Keeps a copy of the data and logs of a failed run for inspection, and says where.
+    pub fn keep(&self) -> PathBuf {
+        let copy = self.dir.path().with_extension("kept");
+        // On a disk of ours or in memory it would be gone with this process.
+        let copied = std::process::Command::new("cp").arg("-r").arg(self.dir.path()).arg(&copy).status();
+        if !copied.is_ok_and(|status| status.success()) {
+            tracing::warn!("the data of {} could not be kept", self.dir.path().display());
         }
-        self.dir.path()
+        copy
     }
 
     fn signal(&self, server: ServerId, signal: Signal) -> Result<()> {

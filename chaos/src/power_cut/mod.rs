@@ -36,7 +36,7 @@ use judge::Judge;
 pub use worker::{WorkerArgs, work};
 
 /// Longest time an opening may take.
-const OPENING: Duration = Duration::from_secs(30);
+const OPENING: Duration = Duration::from_secs(120);
 /// Cuts that one directory lives through.
 const LIVES: u64 = 30;
 /// Longest wait for the request at which the power is to go; then it goes.

@@ -193,8 +193,8 @@ fn probes(stage: &Stage, servers: &[ServerId]) -> Result<Vec<tokio::task::JoinHa
 pub async fn run(scenario: &Scenario, seed: u64) -> Result<Report> {
     let begun = Instant::now();
     let options = Options { program: kontiki_program()?, servers: scenario.servers, apart: true };
-    let cluster =
-        Arc::new(Processes::with(options, Extras { spares: scenario.spares, disks: scenario.disks })?);
+    let extras = Extras { spares: scenario.spares, disks: scenario.disks, in_memory: scenario.quick };
+    let cluster = Arc::new(Processes::with(options, extras)?);
     let mut report = Report { name: scenario.name, seed, ..Report::default() };
     match tokio::time::timeout(LIMIT, perform(scenario, seed, &cluster, &mut report)).await {
         Ok(Ok(())) => {}
