@@ -257,12 +257,15 @@ impl Stores {
     /// As many clients as asked for, each with a connection of its own, spread over all members; the first at the leader.
     ///
     /// # Errors
-    /// When nobody leads.
+    /// When nobody leads, or a member does not answer.
     pub async fn clients(&self, count: usize) -> Result<Vec<Client>> {
         let leader = self.leader().await?;
         let mut clients = Vec::new();
         for number in 0..count {
-            clients.push(self.client((leader + number) % self.members.len()).await?);
+            let mut client = self.client((leader + number) % self.members.len()).await?;
+            // Connected before the clock runs: with many at once a connection may be a second late.
+            client.leads().await?;
+            clients.push(client);
         }
         Ok(clients)
     }
