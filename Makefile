@@ -21,11 +21,17 @@ up: build ## a local cluster: 3 servers, 2 nodes, a sample app
 down: ## removes the local cluster, all of it
 	@if [ -x $(BIN)/kontiki ]; then $(BIN)/kontiki down; else echo "nothing was built, so nothing is up"; fi
 
-test: setup ## format, lints, all tests; as root the end-to-end tests too
+SIMULATED = -p kontiki-chaos --no-default-features --features simulation
+
+test: setup ## format, lints, all tests; as root the end-to-end tests too; then simulated clusters and planted defects
 	@cargo fmt --all --check
 	@cargo clippy --workspace --all-targets --quiet -- -D warnings
+	@cargo clippy $(SIMULATED) --all-targets --quiet -- -D warnings
 	@cargo build --workspace --bins
 	@cargo nextest run --workspace
+	@$(MAKE) --no-print-directory simulator
+	@target/simulator/kontiki-sim run --runs 300
+	@target/simulator/kontiki-sim mutants
 
 check: ## format and lints alone
 	@cargo fmt --all --check
@@ -50,4 +56,4 @@ chaos-long: build ## the same at random, until MINUTES (60) are over
 	@$(BIN)/kontiki-chaos long --minutes $(MINUTES)
 
 simulator: setup ## the simulator alone, at target/simulator/kontiki-sim
-	@cargo build --quiet --profile simulator -p kontiki-chaos --no-default-features --features simulation --bin kontiki-sim
+	@cargo build --quiet --profile simulator $(SIMULATED) --bin kontiki-sim
