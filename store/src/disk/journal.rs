@@ -135,7 +135,6 @@ impl Journal {
     }
 
     /// Everything enqueued before is durable when `done` is called.
-    #[allow(dead_code, reason = "for tests and the simulation")]
     pub fn settled(&self, done: Done) -> io::Result<()> {
         self.shared.queue.push(Job::Sync { done }).map(drop)
     }

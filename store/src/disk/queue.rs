@@ -30,7 +30,6 @@ pub(super) enum Job {
         value: Vec<u8>,
         done: Option<Done>,
     },
-    #[allow(dead_code, reason = "for tests and the simulation")]
     Sync {
         done: Done,
     },

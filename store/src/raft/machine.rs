@@ -4,7 +4,7 @@
 //! durable does consensus purge the log below it. What it sends to a follower is the state itself, as of now.
 
 use std::io;
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 
 use bytes::Bytes;
 use futures::{Stream, StreamExt};
@@ -17,6 +17,7 @@ use super::types::{Answer, Image, LogId, Position, Snapshot, SnapshotMeta, Store
 use crate::codec;
 use crate::command::Batch;
 use crate::disk::checkpoint::{Checkpoint, Dirty, Plan, Restored};
+use crate::disk::journal::Journal;
 use crate::disk::{Disk, DiskError};
 use crate::environment::Labour;
 use crate::mvcc::Applied;
@@ -29,6 +30,8 @@ const STRIDE: usize = 64;
 struct Shared {
     replica: Arc<Replica>,
     disk: Arc<Disk>,
+    /// The log that entries come from.
+    log: OnceLock<Journal>,
     progress: Mutex<Progress>,
     /// Held while a checkpoint or snapshot is written, and until the state agrees with it (etcd #14685).
     checkpoint: Arc<tokio::sync::Mutex<Checkpoint>>,
@@ -73,8 +76,14 @@ impl RaftMachine {
         let durable = position.applied;
         let progress = Mutex::new(Progress { position, durable, ..Progress::default() });
         let checkpoint = Arc::new(tokio::sync::Mutex::new(checkpoint));
-        let shared = Shared { replica, disk, progress, checkpoint, applied };
+        let shared = Shared { replica, disk, log: OnceLock::new(), progress, checkpoint, applied };
         Ok(RaftMachine { shared: Arc::new(shared) })
+    }
+
+    /// From now on no checkpoint becomes durable before what it covers is durable in this log.
+    pub fn stands_on(&self, log: Journal) {
+        // It has one log; a second one would be the same.
+        let _ = self.shared.log.set(log);
     }
 
     pub fn applied(&self) -> Option<LogId> {
@@ -112,6 +121,7 @@ impl RaftMachine {
             (self.shared.replica.machine(), progress.position.clone(), dirty)
         };
         let image = Image::of(&machine);
+        self.shared.log_is_durable().await?;
         let plan = checkpoint.advance(machine, dirty, codec::encode(&position))?;
         let _checkpoint = self.carry_out(checkpoint, plan).await?;
         self.shared.progress.lock().durable = position.applied;
@@ -146,6 +156,18 @@ impl RaftMachine {
 }
 
 impl Shared {
+    /// Entries are applied when a quorum has them, which need not include this server: its own disk may be behind. A
+    /// checkpoint that got ahead of the log would make it look as if the log had lost its end.
+    async fn log_is_durable(&self) -> Result<(), DiskError> {
+        let Some(log) = self.log.get() else { return Ok(()) };
+        let (done, durable) = tokio::sync::oneshot::channel();
+        log.settled(Box::new(move |result| drop(done.send(result))))?;
+        match durable.await {
+            Ok(result) => Ok(result?),
+            Err(_) => Err(DiskError::Io("the log's writer has stopped".to_string())),
+        }
+    }
+
     /// Applies what has been gathered, shows it, and answers.
     fn flush(&self, gathered: &mut Vec<Gathered>) {
         let Some(last) = gathered.last().map(|one| one.id) else { return };

@@ -316,10 +316,11 @@ async fn open(
     let found = disk.clone();
     let (log, machine, replica) = blocking(&labour, &config.data_dir, move || {
         let (journal, contents) = found.journal()?;
-        let log = LogStore::open(journal, contents)?;
+        let log = LogStore::open(journal.clone(), contents)?;
         let (checkpoint, restored) = Checkpoint::open(found.database.clone(), &found.labour)?;
         let replica = Arc::new(Replica::new(Machine::new()));
         let machine = RaftMachine::open(replica.clone(), found, checkpoint, restored)?;
+        machine.stands_on(journal);
         if log.purged() > machine.applied() {
             return Err(DiskError::Corrupt(
                 "the checkpoint is older than what the log still holds".to_string(),
