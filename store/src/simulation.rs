@@ -34,6 +34,8 @@ pub struct Look {
     pub vote_committed: bool,
     pub voters: BTreeSet<MemberId>,
     pub learners: BTreeSet<MemberId>,
+    /// No change of members is under way, as far as this server knows.
+    pub settled: bool,
     /// Term and index.
     pub applied: (u64, u64),
     pub last: u64,

@@ -508,7 +508,7 @@ impl World {
         }
         let looks: Vec<Look> = (0..self.sites.len()).filter_map(|number| self.look(number)).collect();
         let members: std::collections::BTreeSet<u64> = looks.iter().map(|look| look.member).collect();
-        looks.iter().all(|look| look.voters == members && look.learners.is_empty())
+        looks.iter().all(|look| look.settled && look.voters == members && look.learners.is_empty())
     }
 
     pub fn open_for_traffic(&mut self) {

@@ -51,6 +51,8 @@ impl Node {
             vote_term: vote.map_or(0, |vote| vote.leader_id.term()),
             vote_committed: vote.is_some_and(|vote| vote.is_committed()),
             voters: membership.voter_ids().collect(),
+            settled: membership.get_joint_config().len() == 1
+                && *metrics.membership_config.log_id() <= metrics.last_applied,
             learners: membership.learner_ids().collect(),
             applied: applied.map_or((0, 0), |id| (id.leader_id.term, id.index)),
             last: place(core.log.last()),
