@@ -87,6 +87,8 @@ pub fn run(seed: u64, mutant: Option<Mutant>, keep_trace: bool) -> (Report, Stri
             storm.turn(&mut world);
         }
         storm.heal(&mut world);
+        // Who was told to leave is told for a minute what came of it, and may go until then.
+        world.until(Duration::from_secs(70), |world| world.leaving.is_empty());
         if !world.until(PATIENCE, World::is_settled) {
             let missing = world.describe();
             world

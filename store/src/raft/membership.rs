@@ -223,11 +223,16 @@ pub(crate) async fn resign(core: &Core) {
     }
 }
 
-/// Turns learners that have caught up into voters, for as long as this server leads.
+/// Turns learners that have caught up into voters, and ends changes that were left halfway, for as long as this server
+/// leads.
 pub(crate) async fn promote(core: Arc<Core>) {
     loop {
         tokio::time::sleep(Duration::from_millis(100)).await;
         if !core.leads() {
+            continue;
+        }
+        if is_halfway(&core) {
+            finish(&core).await;
             continue;
         }
         let metrics = core.metrics();
@@ -244,6 +249,25 @@ pub(crate) async fn promote(core: Arc<Core>) {
             Ok(()) => tracing::info!(member = id, "the learner has caught up and votes now"),
             Err(error) => tracing::warn!(member = id, %error, "the learner does not vote yet"),
         }
+    }
+}
+
+/// Whether the cluster needs the majorities of two configurations, the one it leaves and the one it goes to.
+fn is_halfway(core: &Core) -> bool {
+    core.metrics().membership_config.membership().get_joint_config().len() > 1
+}
+
+/// Goes the second half of a change whose leader did not live to go it. Else the old configuration's majority would be
+/// needed for ever, that of a server which was replaced because it is gone included.
+async fn finish(core: &Core) {
+    // Whoever changes members here holds this until both halves are done.
+    let _one_at_a_time = core.membership.lock().await;
+    if !is_halfway(core) {
+        return;
+    }
+    match change(core, ChangeMembers::AddVoterIds(BTreeSet::new()), false).await {
+        Ok(()) => tracing::info!("a change of members that was left halfway is done"),
+        Err(error) => tracing::warn!(%error, "a change of members is still halfway"),
     }
 }
 
