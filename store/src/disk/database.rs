@@ -42,7 +42,13 @@ impl SledDatabase {
         }
         if path.is_dir() {
             visit_files(path, &real::forget_cache)?;
+        } else {
+            make(path)?;
         }
+        SledDatabase::open_at(path)
+    }
+
+    fn open_at(path: &Path) -> Result<SledDatabase, DiskError> {
         let config = sled::Config::new()
             .path(path)
             .flush_every_ms(None)
@@ -64,6 +70,19 @@ impl SledDatabase {
         make_durable(path)?;
         Ok(SledDatabase { db })
     }
+}
+
+/// A new database gets its name when it is whole and durable: sled does not open what a power cut left of its first
+/// opening, and nobody could tell that from damage.
+fn make(path: &Path) -> Result<(), DiskError> {
+    let unfinished = path.with_extension("unfinished");
+    match std::fs::remove_dir_all(&unfinished) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error.into()),
+        _ => {}
+    }
+    drop(SledDatabase::open_at(&unfinished)?);
+    std::fs::rename(&unfinished, path)?;
+    Ok(path.parent().map_or(Ok(()), real::sync_dir)?)
 }
 
 /// Does something to every file below a directory.
@@ -122,5 +141,27 @@ impl Database for SledDatabase {
     fn sync(&self) -> Result<(), DiskError> {
         self.db.flush()?;
         Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// The power goes while the database is opened for the first time, so that sled's own files are torn.
+    #[test]
+    fn what_a_first_opening_left_unfinished_is_made_anew() {
+        let dir = tempfile::tempdir().unwrap();
+        let unfinished = dir.path().join("checkpoint.unfinished");
+        std::fs::create_dir(&unfinished).unwrap();
+        std::fs::write(unfinished.join("conf"), [0; 64]).unwrap();
+        std::fs::write(unfinished.join("db"), [0; 512]).unwrap();
+        let database = SledDatabase::open(&dir.path().join("checkpoint")).unwrap();
+        database.apply(Changes(vec![(b"a".to_vec(), Some(b"1".to_vec()))])).unwrap();
+        database.sync().unwrap();
+        drop(database);
+        let database = SledDatabase::open(&dir.path().join("checkpoint")).unwrap();
+        assert_eq!(database.get(b"a").unwrap().as_deref(), Some(&b"1"[..]));
+        assert!(!unfinished.exists());
     }
 }
