@@ -6,7 +6,7 @@ use std::collections::BTreeMap;
 use std::io::Read;
 use std::path::{Path, PathBuf};
 use std::process::{Command, ExitCode, Stdio};
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail};
@@ -36,11 +36,40 @@ pub unsafe extern "C" fn getrandom(
     unsafe { libc::syscall(libc::SYS_getrandom, buffer, length, flags) as libc::ssize_t }
 }
 
+/// The calendar of a run with the API's verbs is the simulated world's; all other clocks are the machine's.
+///
+/// # Safety
+/// As libc's: the pointer is to a place for a time.
+#[cfg(feature = "simulation-api")]
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn clock_gettime(clock: libc::clockid_t, out: *mut libc::timespec) -> libc::c_int {
+    if clock == libc::CLOCK_REALTIME
+        && let Some(now) = sim::api::wall_clock()
+    {
+        let time = libc::timespec {
+            tv_sec: now.as_secs() as libc::time_t,
+            tv_nsec: libc::c_long::from(now.subsec_nanos() as i32),
+        };
+        // SAFETY: the caller promises a place for it.
+        unsafe { out.write(time) };
+        return 0;
+    }
+    // SAFETY: handed on as it came.
+    unsafe { libc::syscall(libc::SYS_clock_gettime, clock, out) as libc::c_int }
+}
+
+/// Whether runs have the API's verbs before the store; where they are not built in, nobody can ask for them.
+static WITH_API: AtomicBool = AtomicBool::new(false);
+
 #[derive(Parser)]
 #[command(
     about = "Simulates clusters and checks that nothing acknowledged is lost and no reader sees the past"
 )]
 struct Cli {
+    /// With the API's verbs before each store; needs the feature `simulation-api`.
+    #[cfg(feature = "simulation-api")]
+    #[arg(long, global = true)]
+    api: bool,
     #[command(subcommand)]
     what: What,
 }
@@ -105,7 +134,12 @@ enum What {
 
 fn main() -> ExitCode {
     seed_before_anything_else();
-    let result = match Cli::parse().what {
+    let cli = Cli::parse();
+    #[cfg(feature = "simulation-api")]
+    if cli.api {
+        WITH_API.store(true, Ordering::Relaxed);
+    }
+    let result = match cli.what {
         What::Run { runs, seed, threads, minutes, patience } => {
             let hunters =
                 Hunters { threads: threads_or_cores(threads), patience: Duration::from_secs(patience) };
@@ -151,6 +185,10 @@ fn one(seed: u64, mutant: Option<&str>, trace: Option<&Path>) -> Result<ExitCode
         let filter = tracing_subscriber::EnvFilter::from_default_env();
         tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).without_time().init();
     }
+    #[cfg(feature = "simulation-api")]
+    if WITH_API.load(Ordering::Relaxed) {
+        sim::api::want();
+    }
     let (report, text) = sim::run(seed, mutant_named(mutant)?, trace.is_some());
     if let Some(path) = trace {
         std::fs::write(path, text).context("the trace cannot be written")?;
@@ -177,6 +215,9 @@ fn start(seed: u64, mutant: Option<&str>, trace: Option<&Path>, patience: Durati
     }
     if let Some(path) = trace {
         command.arg("--trace").arg(path);
+    }
+    if WITH_API.load(Ordering::Relaxed) {
+        command.arg("--api");
     }
     let mut child = command
         .stdin(Stdio::null())

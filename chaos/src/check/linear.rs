@@ -288,6 +288,10 @@ impl World {
                 let puts = txn.writes.iter().filter_map(Write::value);
                 let puts_something = puts.clone().next().is_some();
                 let hint = match operation.outcome {
+                    // A delete that was told no revision stands where a watcher saw one.
+                    Outcome::Done { revision: 0 } => {
+                        lost_deletes.place(operation.invoked, txn.writes.iter().map(Write::key))
+                    }
                     Outcome::Done { revision } => (revision, u8::from(!puts_something)),
                     _ => {
                         let seen = puts.filter_map(|value| evidence.truth.places.get(&value)).next();

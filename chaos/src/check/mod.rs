@@ -62,7 +62,7 @@ impl<'a> Evidence<'a> {
     }
 
     /// Whether the value may have left its key without a witness, before this time: it was put under a lease, or a
-    /// transaction of unknown outcome would have deleted it.
+    /// transaction would have deleted it whose outcome or revision is unknown.
     fn may_have_gone(&self, key: &Key, value: Value, before: Option<Duration>) -> bool {
         let is_leased =
             |write: &Write| matches!(write, Write::Put { value: put, lease: Some(_), .. } if *put == value);
@@ -70,11 +70,13 @@ impl<'a> Evidence<'a> {
         // A put of unknown outcome that nobody saw may have replaced it under a lease, and gone with that.
         let hides =
             |write: &Write| matches!(write, Write::Put { key: put, lease: Some(_), .. } if put == key);
+        let untold =
+            |operation: &Operation| operation.is_acknowledged_write() && operation.revision().is_none();
         self.history.operations.iter().any(|operation| {
             let writes = operation.action.writes();
             let in_time = before.is_none_or(|before| operation.invoked <= before);
             writes.iter().any(is_leased)
-                || (operation.is_unknown()
+                || ((operation.is_unknown() || untold(operation))
                     && in_time
                     && writes.iter().any(|write| deletes(write) || hides(write)))
         })

@@ -14,6 +14,7 @@ use kontiki_store::{
 use rand::rngs::SmallRng;
 use rand::{Rng, SeedableRng};
 
+use super::api;
 use super::entropy::mix;
 use super::record::{Pulse, Record};
 use crate::history::{Action, Change, End, Guard, Item, Key, Outcome, Scope, ServerId, Txn, Version, Write};
@@ -25,10 +26,17 @@ const PAUSE: Duration = Duration::from_millis(60);
 /// A watcher that the store is slow to serve asks again after this.
 const AGAIN: Duration = Duration::from_millis(50);
 
+/// What a server offers to clients: its store, and the API's verbs before it where they are wanted.
+#[derive(Clone)]
+pub struct Front {
+    pub store: Store,
+    pub verbs: Option<api::Verbs>,
+}
+
 pub struct Client {
     pub number: usize,
     pub server: ServerId,
-    pub store: Store,
+    pub front: Front,
     pub record: Arc<Record>,
     pub pulse: Arc<Pulse>,
     /// Mean time between two requests.
@@ -39,14 +47,14 @@ pub struct Client {
     lease: Option<LeaseId>,
 }
 
-fn key(number: u64) -> Key {
+pub(super) fn key(number: u64) -> Key {
     Key::from(format!("k/{}/{number}", if number.is_multiple_of(2) { "even" } else { "odd" }))
 }
 
 impl Client {
     pub fn new(
         (number, server): (usize, ServerId),
-        store: Store,
+        front: Front,
         record: Arc<Record>,
         pulse: Arc<Pulse>,
         think: Duration,
@@ -56,7 +64,7 @@ impl Client {
         Client {
             number,
             server,
-            store,
+            front,
             record,
             pulse,
             think,
@@ -83,7 +91,10 @@ impl Client {
     /// Does it, and notes it.
     pub async fn perform(&mut self, action: Action) -> Outcome {
         let ticket = self.record.invoke(self.number, self.server, action.clone());
-        let outcome = execute(&self.store, &self.record, &action).await;
+        let outcome = match &self.front.verbs {
+            Some(verbs) => api::execute(verbs, &self.record, &action).await,
+            None => execute(&self.front.store, &self.record, &action).await,
+        };
         self.learn(&action, &outcome);
         self.record.complete(ticket, &self.pulse, outcome.clone());
         outcome
@@ -114,6 +125,9 @@ impl Client {
     }
 
     fn choose(&mut self) -> Action {
+        if let Some(verbs) = &self.front.verbs {
+            return api::choose(verbs, &mut self.random, &self.record, &self.known);
+        }
         let one = self.random.random_range(0..SHARED);
         let put = |record: &Record, number: u64| Write::Put {
             key: key(number),

@@ -14,6 +14,7 @@
 //! | [`net`], [`disk`] | what the store stands on here |
 //! | [`faults`] | everything that can go wrong |
 //! | [`client`] | clients and watchers |
+//! | [`api`] | the API's verbs before the store, where they are built in and wanted |
 //! | [`record`], [`trace`] | what was seen; what two runs must agree on |
 //! | [`entropy`] | randomness from the seed |
 //!
@@ -21,6 +22,11 @@
 //! in ticks, randomness is seeded for the whole process, there is one thread, and each run has a process of its own,
 //! because some libraries count in statics.
 
+#[cfg(feature = "simulation-api")]
+pub mod api;
+#[cfg(not(feature = "simulation-api"))]
+#[path = "no_api.rs"]
+pub mod api;
 pub mod client;
 pub mod disk;
 pub mod entropy;

@@ -18,7 +18,8 @@ use parking_lot::Mutex;
 use rand::rngs::SmallRng;
 use rand::{Rng, SeedableRng};
 
-use super::client::{Client, watch};
+use super::api;
+use super::client::{Client, Front, watch};
 use super::disk::{Drive, Fall};
 use super::entropy::mix;
 use super::host::Host;
@@ -26,7 +27,7 @@ use super::net::Net;
 use super::plan::Plan;
 use super::record::{Pulse, Record};
 use super::trace::Trace;
-use crate::history::{Action, Final, Key, Outcome, ServerId};
+use crate::history::{Action, Final, Key, Outcome, ServerId, Version};
 use crate::observe::{Fact, LogId, Vote};
 
 /// Virtual time that forming a cluster, healing, and agreeing may each take.
@@ -40,7 +41,7 @@ const REMEMBERED: usize = 512;
 
 enum Opening {
     Waiting,
-    Opened(Store),
+    Opened(Front),
     Failed(OpenError),
 }
 
@@ -55,6 +56,7 @@ pub struct Site {
     pub pulse: Arc<Pulse>,
     opening: Arc<Mutex<Opening>>,
     pub store: Option<Store>,
+    verbs: Option<api::Verbs>,
     /// When its process is started; never, where it runs.
     pub starts: Option<Duration>,
     watchers: Vec<usize>,
@@ -112,6 +114,7 @@ impl World {
                 pulse: Arc::default(),
                 opening: Arc::new(Mutex::new(Opening::Waiting)),
                 store: None,
+                verbs: None,
                 starts: None,
                 watchers: Vec::new(),
                 seen: Seen::default(),
@@ -176,7 +179,7 @@ impl World {
         site.host.spawn(async move {
             let opened = Store::open_simulated(config, environment).await;
             *opening.lock() = match opened {
-                Ok(store) => Opening::Opened(store),
+                Ok(store) => Opening::Opened(Front { verbs: api::serve(&store), store }),
                 Err(error) => Opening::Failed(error),
             };
         });
@@ -198,6 +201,7 @@ impl World {
                 site.drive.kill();
             }
             site.store = None;
+            site.verbs = None;
             *site.opening.lock() = Opening::Waiting;
             site.host.kill();
         } else if power {
@@ -310,6 +314,7 @@ impl World {
         self.now += self.plan.tick;
         let now = self.now;
         self.record.set_time(now);
+        api::set_wall_clock(now);
         self.net.advance(now);
         for number in 0..self.sites.len() {
             self.sites[number].host.step(self.plan.tick);
@@ -340,8 +345,9 @@ impl World {
         let opening = std::mem::replace(&mut *site.opening.lock(), Opening::Waiting);
         match opening {
             Opening::Waiting => {}
-            Opening::Opened(store) => {
+            Opening::Opened(Front { store, verbs }) => {
                 site.store = Some(store);
+                site.verbs = verbs;
                 let at = self.record.now();
                 self.record.trace.note(at, format_args!("server {} is open", site.server));
                 if self.traffic {
@@ -365,11 +371,12 @@ impl World {
         let plan = &self.plan;
         let site = &mut self.sites[number];
         let Some(store) = site.store.clone() else { return };
+        let front = Front { store, verbs: site.verbs.clone() };
         for each in 0..plan.clients_each {
             let client = number * plan.clients_each + each;
             let seed = mix(plan.seed ^ (site.life as u64) << 16);
             let (record, pulse) = (Arc::clone(&self.record), Arc::clone(&site.pulse));
-            let client = Client::new((client, site.server), store.clone(), record, pulse, plan.think, seed);
+            let client = Client::new((client, site.server), front.clone(), record, pulse, plan.think, seed);
             site.host.spawn(client.run(Arc::clone(&self.closing)));
         }
         while site.watchers.len() < plan.watchers_each {
@@ -379,7 +386,14 @@ impl World {
         for watcher in &site.watchers {
             let (record, pulse) = (Arc::clone(&self.record), Arc::clone(&site.pulse));
             let seed = mix(plan.seed ^ (site.life as u64) << 16);
-            site.host.spawn(watch(*watcher, site.server, store.clone(), record, pulse, seed));
+            match front.clone() {
+                Front { verbs: Some(verbs), .. } => {
+                    site.host.spawn(api::watch(*watcher, site.server, verbs, record, pulse, seed));
+                }
+                Front { store, .. } => {
+                    site.host.spawn(watch(*watcher, site.server, store, record, pulse, seed));
+                }
+            }
         }
     }
 
@@ -540,10 +554,11 @@ impl World {
     fn probe(&mut self, number: usize, served: Arc<Mutex<Vec<bool>>>) {
         let site = &self.sites[number];
         let Some(store) = site.store.clone() else { return };
+        let front = Front { store, verbs: site.verbs.clone() };
         let id = (self.next_client, site.server);
         self.next_client += 1;
         let (record, pulse) = (Arc::clone(&self.record), Arc::clone(&site.pulse));
-        let mut client = Client::new(id, store, Arc::clone(&record), pulse, self.plan.think, self.plan.seed);
+        let mut client = Client::new(id, front, Arc::clone(&record), pulse, self.plan.think, self.plan.seed);
         let key = Key::from(format!("probe/{number}"));
         site.host.spawn(async move {
             loop {
@@ -622,13 +637,17 @@ impl World {
             self.observe(number);
             let (Some(look), Some(store)) = (self.look(number), &self.sites[number].store) else { continue };
             let Ok(range) = store.range(&kontiki_store::RangeRequest::default()) else { continue };
-            let entries = range.entries.iter().map(|entry| super::client::version(&self.record, entry));
+            let entries: Vec<(Key, Version)> = if api::is_wanted() {
+                api::entries(&range)
+            } else {
+                range.entries.iter().map(|entry| super::client::version(&self.record, entry)).collect()
+            };
             finals.push(Final {
                 server: self.sites[number].server,
                 revision: look.revision,
                 state_hash: Some(look.state_hash),
-                listed: range.entries.len(),
-                entries: entries.collect(),
+                listed: entries.len(),
+                entries: entries.into_iter().collect(),
             });
         }
         finals
