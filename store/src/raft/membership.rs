@@ -190,9 +190,14 @@ async fn hand_over(core: &Core, to: Option<MemberId>) -> Result<Told, StoreError
 }
 
 /// One attempt to hand leadership to whoever is furthest; whether it came to that is seen in the metrics. False where
-/// there is nothing to hand over, or nobody to take it.
-pub(super) async fn give_way(core: &Core) -> bool {
-    if !core.leads() || voters(core).len() < 2 {
+/// there is nothing to hand over, or no other voter whose disk has all the log up to the index.
+pub(super) async fn give_way(core: &Core, has: u64) -> bool {
+    let metrics = core.metrics();
+    let replication = metrics.replication.unwrap_or_default();
+    let mut others = metrics.membership_config.voter_ids().filter(|id| *id != core.speaker.me);
+    let does_better =
+        |id| replication.get(&id).cloned().flatten().is_some_and(|matched| matched.index >= has);
+    if !core.leads() || !others.any(does_better) {
         return false;
     }
     match tokio::time::timeout(core.timings.election_max * 2, hand_over(core, None)).await {

@@ -8,7 +8,8 @@
 //!
 //! The others' disks are quorum enough to go on with, but a leader that cannot write its own log serves everybody at the
 //! pace of the slowest, and cannot write down a vote either. So it hands over to the voter that is furthest, and is no
-//! candidate until its disk has answered. Where it is the only voter there is nobody to give way to.
+//! candidate until its disk has answered. Where no other voter has written what this one has not, as when they share the
+//! disk, there is nobody to give way to.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -32,9 +33,15 @@ pub(crate) async fn watch(core: Arc<Core>) {
     let bound = bound(&core.timings);
     let mut stalled_since: Option<Instant> = None;
     let mut offered = false;
+    // The last entry when the sync under way was first seen.
+    let mut mark = 0;
     loop {
         tokio::time::sleep(bound / LOOKS).await;
-        let stalls = core.log.syncing_for().is_some_and(|taking| taking > bound);
+        let taking = core.log.syncing_for().unwrap_or_default();
+        if taking < bound / LOOKS * 2 {
+            mark = core.metrics().last_log_index.unwrap_or(0);
+        }
+        let stalls = taking > bound;
         match (stalls, stalled_since) {
             (true, None) => {
                 tracing::error!("a sync of the log has taken more than {bound:?}: the disk has stalled");
@@ -50,7 +57,7 @@ pub(crate) async fn watch(core: Arc<Core>) {
         }
         // Who has offered its leadership takes no more proposals: the offer is repeated until somebody has taken it.
         if stalls || offered {
-            offered |= membership::give_way(&core).await;
+            offered |= membership::give_way(&core, mark).await;
         }
         offered &= core.metrics().current_leader == Some(core.speaker.me);
     }
