@@ -89,7 +89,15 @@ pub(super) async fn change(
     retain: bool,
 ) -> Result<(), StoreError> {
     match tokio::time::timeout(CHANGE, core.raft.change_membership(members, retain)).await {
-        Ok(Ok(_)) => Ok(()),
+        Ok(Ok(done)) => {
+            // Who asks next reads the members from the metrics, which follow a moment later.
+            let deadline = Instant::now() + core.timings.request;
+            while *core.metrics().membership_config.log_id() < Some(done.log_id) && Instant::now() < deadline
+            {
+                core.leader_may_have_changed(deadline).await;
+            }
+            Ok(())
+        }
         Ok(Err(error)) => settle(error).and(Err(StoreError::NoLeader)),
         Err(_) => Err(StoreError::Unknown(CHANGE)),
     }

@@ -22,6 +22,8 @@
 
 mod admission;
 mod barrier;
+#[cfg(test)]
+mod checkpoint_bugs;
 mod core;
 mod failover;
 pub(crate) mod grpc;

@@ -8,7 +8,7 @@ use openraft::storage::{RaftSnapshotBuilder, RaftStateMachine};
 use openraft::testing::log_id;
 use openraft::{Entry, EntryPayload};
 
-use super::alone::{Alone, put, write};
+use crate::bugs::alone::{Alone, put, write};
 use crate::codec;
 use crate::command::{Batch, Command};
 use crate::disk::checkpoint::Checkpoint;
