@@ -44,7 +44,7 @@ impl Listener for Nobody {
 }
 
 /// Milliseconds a sync takes.
-pub(super) struct Syncs(pub AtomicU64);
+pub(crate) struct Syncs(pub AtomicU64);
 
 impl Pace for Syncs {
     fn sync(&self) -> Duration {
@@ -52,7 +52,7 @@ impl Pace for Syncs {
     }
 }
 
-pub(super) struct Alone {
+pub(crate) struct Alone {
     pub disk: MemoryDisk,
     pub store: Store,
     pub syncs: Arc<Syncs>,
@@ -92,15 +92,15 @@ impl Alone {
     }
 }
 
-pub(super) fn put(key: &str, value: impl Into<Bytes>) -> Op {
+pub(crate) fn put(key: &str, value: impl Into<Bytes>) -> Op {
     Op::Put { key: key.to_string().into(), value: value.into(), attributes: Arc::from([]), lease: None }
 }
 
-pub(super) fn delete(key: &str) -> Op {
+pub(crate) fn delete(key: &str) -> Op {
     Op::Delete { key: key.to_string().into() }
 }
 
-pub(super) async fn write(store: &Store, ops: Vec<Op>) -> Result<Revision, StoreError> {
+pub(crate) async fn write(store: &Store, ops: Vec<Op>) -> Result<Revision, StoreError> {
     match store.propose(Txn { guards: vec![], ops }).await? {
         Outcome::Committed { revision } => Ok(revision),
         Outcome::Conflict { .. } => panic!("there was no guard"),
