@@ -440,6 +440,11 @@ impl World {
                 record.saw(server, life, Fact::Voted(vote));
             }
         }
+        if look.purged >= newest && newest > 0 && look.log.first().is_none_or(|first| first.index > newest) {
+            // A snapshot may have taken the place of all that was seen.
+            seen.log.clear();
+            record.saw(server, life, Fact::Truncated { from: 0 });
+        }
         if look.last < newest {
             seen.log.split_off(&(look.last + 1));
             record.saw(server, life, Fact::Truncated { from: look.last + 1 });
