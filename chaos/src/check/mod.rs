@@ -252,30 +252,4 @@ mod tests {
         assert!(verdict.to_string().contains("A refusal is a promise"), "{verdict}");
         assert!(judge(&History::default(), &Observations::default()).is_clean());
     }
-
-    /// How long a verdict takes: `cargo nextest run -p kontiki-chaos --release --run-ignored only judging --no-capture`.
-    #[test]
-    #[ignore = "measures, and checks nothing"]
-    fn judging_takes_milliseconds() {
-        const RUNS: u32 = 10;
-        for steps in [500, 2_000, 8_000] {
-            let mut operations = 0;
-            let mut spent: std::collections::BTreeMap<&str, Duration> = Default::default();
-            for seed in 0..RUNS {
-                let (history, observations) = model::run(seed.into(), steps);
-                operations += history.operations.len();
-                let begun = std::time::Instant::now();
-                let evidence = Evidence::new(&history, &observations);
-                *spent.entry("evidence").or_default() += begun.elapsed();
-                for guarantee in all() {
-                    let begun = std::time::Instant::now();
-                    assert_eq!((guarantee.check)(&evidence), Vec::<Violation>::new());
-                    *spent.entry(guarantee.name).or_default() += begun.elapsed();
-                }
-            }
-            let total: Duration = spent.values().sum();
-            println!("{} operations: {:.1?} a run", operations / RUNS as usize, total / RUNS);
-            spent.into_iter().for_each(|(name, spent)| println!("    {name:<22} {:>8.1?}", spent / RUNS));
-        }
-    }
 }
