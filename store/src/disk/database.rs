@@ -6,6 +6,7 @@
 
 use std::io;
 use std::path::Path;
+use std::time::{Duration, Instant};
 
 use super::{DiskError, real, sync};
 use crate::environment::{Changes, Database, Visitor};
@@ -13,6 +14,8 @@ use crate::environment::{Changes, Database, Visitor};
 /// What is worth the least memory: 4 MB of pages, and small segments, since some are always held.
 const CACHE: u64 = 4 << 20;
 const SEGMENT: usize = 512 << 10;
+/// Longest wait for sled to let go of a database.
+const RELEASE: Duration = Duration::from_secs(10);
 
 pub(super) struct SledDatabase {
     db: sled::Db,
@@ -40,11 +43,10 @@ impl SledDatabase {
                     .to_string(),
             ));
         }
-        if path.is_dir() {
-            visit_files(path, &real::forget_cache)?;
-        } else {
-            make(path)?;
+        if !path.is_dir() {
+            return make(path);
         }
+        visit_files(path, &real::forget_cache)?;
         SledDatabase::open_at(path)
     }
 
@@ -74,7 +76,7 @@ impl SledDatabase {
 
 /// A new database gets its name when it is whole and durable: sled does not open what a power cut left of its first
 /// opening, and nobody could tell that from damage.
-fn make(path: &Path) -> Result<(), DiskError> {
+fn make(path: &Path) -> Result<SledDatabase, DiskError> {
     let unfinished = path.with_extension("unfinished");
     match std::fs::remove_dir_all(&unfinished) {
         Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error.into()),
@@ -82,7 +84,17 @@ fn make(path: &Path) -> Result<(), DiskError> {
     }
     drop(SledDatabase::open_at(&unfinished)?);
     std::fs::rename(&unfinished, path)?;
-    Ok(path.parent().map_or(Ok(()), real::sync_dir)?)
+    path.parent().map_or(Ok(()), real::sync_dir)?;
+    // sled lets go of what was dropped in threads of its own, when these find the time.
+    let deadline = Instant::now() + RELEASE;
+    loop {
+        match SledDatabase::open_at(path) {
+            Err(DiskError::InUse) if Instant::now() < deadline => {
+                std::thread::sleep(Duration::from_millis(2))
+            }
+            opened => return opened,
+        }
+    }
 }
 
 /// Does something to every file below a directory.
@@ -147,6 +159,24 @@ impl Database for SledDatabase {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    /// sled lets go of a database in threads of its own, some time after it was dropped; where a sync takes no time, too late.
+    #[test]
+    fn new_databases_open_however_busy_the_machine_is() {
+        let memory = Path::new("/dev/shm");
+        let parent = if memory.is_dir() { memory.to_path_buf() } else { std::env::temp_dir() };
+        let dir = tempfile::tempdir_in(parent).unwrap();
+        let open_some = |worker: usize| {
+            for number in 0..25 {
+                SledDatabase::open(&dir.path().join(format!("checkpoint-{worker}-{number}"))).unwrap();
+            }
+        };
+        std::thread::scope(|scope| {
+            for worker in 0..8 {
+                scope.spawn(move || open_some(worker));
+            }
+        });
+    }
 
     /// The power goes while the database is opened for the first time, so that sled's own files are torn.
     #[test]
