@@ -47,11 +47,12 @@ async fn around(stage: &mut Stage, shape: fn(usize, usize) -> Shape) -> Result<(
     let gap = stage.next_write_on(&winners).await?;
     let later = probes(stage, &losers)?;
     stage.calm(2000..4000).await;
-    let healed = stage.traffic.recorder.now();
-    stage.mend()?;
+    // What is answered after the healing proves nothing.
     for probe in asked.into_iter().chain(later) {
         probe.await?;
     }
+    let healed = stage.traffic.recorder.now();
+    stage.mend()?;
     let (writes, reads, answered) = stage.judge_losers(&losers, cut, healed);
     ensure!(losers.is_empty() || writes > 0, "no client asked a server without quorum");
     stage.remark(format!(

@@ -49,11 +49,12 @@ pub async fn hurt(stage: &mut Stage) -> Result<()> {
                     .push(format!("server {holder} runs controllers although another server does"));
             }
         }
-        let healed = stage.traffic.recorder.now();
-        stage.mend()?;
+        // What is answered after the healing proves nothing.
         for probe in asked {
             probe.await?;
         }
+        let healed = stage.traffic.recorder.now();
+        stage.mend()?;
         let (writes, reads, answered) = stage.judge_losers(&losers, cut, healed);
         ensure!(writes > 0, "no client asked a server without quorum");
         stage.remark(format!(
