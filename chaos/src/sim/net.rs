@@ -63,6 +63,8 @@ impl Default for Weather {
 const SILENCE: Duration = Duration::from_secs(6);
 const CONNECT: Duration = Duration::from_secs(1);
 const PROBE: Duration = Duration::from_millis(200);
+/// Until somebody who waits for a handshake looks again.
+const HANDSHAKE: Duration = Duration::from_millis(20);
 /// Until a lost packet is sent again.
 const RESENT: Duration = Duration::from_millis(200);
 
@@ -412,8 +414,13 @@ impl Net {
         inner.ports.values().find(|port| port.host == host).and_then(|port| port.serving.clone())
     }
 
-    fn is_held(&self, host: HostId) -> bool {
-        self.inner.lock().ports.values().any(|port| port.host == host && port.held)
+    fn door(&self, host: HostId) -> Door {
+        let inner = self.inner.lock();
+        match inner.ports.values().find(|port| port.host == host && port.held) {
+            None => Door::Shut,
+            Some(port) if port.serving.is_none() => Door::Held,
+            Some(_) => Door::Served,
+        }
     }
 }
 
@@ -489,9 +496,18 @@ impl Transport for SimTransport {
             return Box::pin(async move { Err(problem) });
         };
         Box::pin(async move {
-            let (said, heard) = oneshot::channel();
-            knock(&net, from, to, said);
-            match tokio::time::timeout(CONNECT, word(heard)).await {
+            let shakes_hands = async {
+                loop {
+                    let (said, heard) = oneshot::channel();
+                    knock(&net, from, to, said);
+                    match word(heard).await {
+                        Door::Shut => return false,
+                        Door::Served => return true,
+                        Door::Held => tokio::time::sleep(HANDSHAKE).await,
+                    }
+                }
+            };
+            match tokio::time::timeout(CONNECT, shakes_hands).await {
                 Ok(true) => {
                     let wire = {
                         let mut inner = net.inner.lock();
@@ -522,16 +538,25 @@ impl Transport for SimTransport {
                 knock(&net, from, to, said);
             }
             match tokio::time::timeout(PROBE, word(heard)).await {
-                Ok(true) => Probe::Listening,
-                Ok(false) => Probe::Refused,
+                Ok(Door::Held | Door::Served) => Probe::Listening,
+                Ok(Door::Shut) => Probe::Refused,
                 Err(_) => Probe::Silent,
             }
         })
     }
 }
 
+/// What somebody who knocks finds.
+#[derive(Clone, Copy)]
+enum Door {
+    Shut,
+    /// The operating system takes the connection, and nobody shakes hands yet: the process is still starting.
+    Held,
+    Served,
+}
+
 /// The answer, or never: what was lost says nothing.
-async fn word(heard: oneshot::Receiver<bool>) -> bool {
+async fn word(heard: oneshot::Receiver<Door>) -> Door {
     match heard.await {
         Ok(word) => word,
         Err(_) => std::future::pending().await,
@@ -539,15 +564,15 @@ async fn word(heard: oneshot::Receiver<bool>) -> bool {
 }
 
 /// Asks a host whether anybody listens there.
-fn knock(net: &Net, from: HostId, to: HostId, said: oneshot::Sender<bool>) {
+fn knock(net: &Net, from: HostId, to: HostId, said: oneshot::Sender<Door>) {
     let back = net.clone();
     let arrive = move || {
-        let listens = back.is_held(to);
+        let door = back.door(to);
         // Whoever asked may wait no longer.
         let tell = Box::new(move || {
-            let _ = said.send(listens);
+            let _ = said.send(door);
         });
-        back.clone().post(None, to, from, None, "knocked", u64::from(listens), tell);
+        back.clone().post(None, to, from, None, "knocked", door as u64, tell);
     };
     net.post(None, from, to, None, "knock", 0, Box::new(arrive));
 }
