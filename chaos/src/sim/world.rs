@@ -440,8 +440,15 @@ impl World {
                 record.saw(server, life, Fact::Voted(vote));
             }
         }
-        if look.purged >= newest && newest > 0 && look.log.first().is_none_or(|first| first.index > newest) {
-            // A snapshot may have taken the place of all that was seen.
+        let replaced = match look.log.first() {
+            Some(first) if first.index <= newest => {
+                seen.log.get(&first.index).is_some_and(|known| *known != (first.term, first.hash))
+            }
+            _ => look.purged >= newest && newest > 0,
+        };
+        if replaced {
+            // All that was seen may have been cut off, or a snapshot may have taken its place: what is left of the log does not
+            // tell.
             seen.log.clear();
             record.saw(server, life, Fact::Truncated { from: 0 });
         }
