@@ -188,10 +188,18 @@ async fn servers_join_leave_and_hand_over() {
     assert!(status.members.iter().all(|member| member.id != id && member.voter));
     assert!(matches!(cluster.store(0).leave(id).await, Err(StoreError::Membership(_))));
 
-    // What left comes back without its data, at its old address, as somebody new.
+    // What left and still has its data opens, well before the minute that admission may take, and is nobody.
     let authority = &cluster.authority;
+    let others: Vec<String> = cluster.servers.iter().map(|server| server.address.clone()).collect();
+    let stranger = config(gone.dir.path(), &gone.address, Start::Join(others.clone()), authority.peer());
+    let opened = tokio::time::timeout(Duration::from_secs(40), Store::open(stranger)).await;
+    let stranger = opened.expect("it does not wait for an admission").unwrap();
+    assert_eq!(stranger.member_id(), id);
+    assert_eq!(cluster.store(0).status().await.members.len(), 2);
+    stranger.shutdown().await;
+
+    // It comes back without its data, at its old address, as somebody new.
     let dir = tempfile::tempdir().unwrap();
-    let others = cluster.servers.iter().map(|server| server.address.clone()).collect();
     let back =
         Store::open(config(dir.path(), &gone.address, Start::Join(others), authority.peer())).await.unwrap();
     assert_eq!(back.member_id(), 4, "an id is never used twice");

@@ -28,6 +28,9 @@ use crate::environment::Labour;
 use crate::replica::Replica;
 use crate::types::{MemberId, StoreError};
 
+/// How long opening waits for word of an admission where the members are known, and this server is none of them.
+const STRANGER: Duration = Duration::from_secs(10);
+
 pub(crate) struct Core {
     pub raft: Raft,
     pub replica: Arc<Replica>,
@@ -278,9 +281,24 @@ impl Core {
     /// Waits a while for what a newly opened server should have: a member's place, and, where it is alone, its own
     /// leadership. A cluster without a quorum does not keep it from opening.
     pub async fn settle(&self, patience: Duration) {
-        let deadline = Instant::now() + patience;
-        while !self.members().contains_key(&self.speaker.me) && Instant::now() < deadline {
-            self.leader_may_have_changed(deadline).await;
+        let begun = Instant::now();
+        let deadline = begun + patience;
+        loop {
+            let members = self.members();
+            if members.contains_key(&self.speaker.me) {
+                break;
+            }
+            // Who is not among the members it knows has left, or is told of its admission soon.
+            let until = if members.is_empty() { deadline } else { deadline.min(begun + STRANGER) };
+            if Instant::now() >= until {
+                tracing::warn!(
+                    member = self.speaker.me,
+                    "this server is no member of its cluster: it has left, or was replaced. To let it in again, stop it, \
+                     remove its data directory and start it with --join"
+                );
+                break;
+            }
+            self.leader_may_have_changed(until).await;
         }
         let voters: Vec<MemberId> = {
             let server = self.raft.server_metrics();
