@@ -107,7 +107,6 @@ impl AsciiChart {
         AsciiChart::default()
     }
 
-    #[expect(clippy::should_implement_trait, reason = "the name in the crate whose place this takes")]
     #[must_use]
     pub fn add(mut self, name: impl Into<String>, histogram: Histogram) -> AsciiChart {
         self.0.push((name.into(), histogram));
