@@ -66,6 +66,8 @@ pub(crate) async fn answer(core: &Core, ask: &Ask) -> Told {
     };
     match result {
         Ok(told) => told,
+        // It has lost its leadership over it; whoever asks looks for the next leader.
+        Err(StoreError::NoLeader) => Told::NotLeader,
         Err(error) => Told::Failed(error),
     }
 }
@@ -285,7 +287,12 @@ async fn finish(core: &Core) {
 }
 
 pub(crate) async fn leave(core: &Core, id: MemberId) -> Result<(), StoreError> {
-    with_leader(core, &Ask::Leave { id }, CHANGE * 2).await.map(|_| ())
+    let was_member = core.members().contains_key(&id);
+    match with_leader(core, &Ask::Leave { id }, CHANGE * 2).await {
+        // A leader that did not live to tell has done it.
+        Err(StoreError::Membership(_)) if was_member && !core.members().contains_key(&id) => Ok(()),
+        told => told.map(|_| ()),
+    }
 }
 
 pub(crate) async fn transfer(core: &Core, to: Option<MemberId>) -> Result<MemberId, StoreError> {
