@@ -2,7 +2,7 @@
 
 SHELL := /bin/bash
 .DEFAULT_GOAL := help
-.PHONY: help setup build up down test check fix bench chaos chaos-long simulated simulator
+.PHONY: help setup build up down test check fix bench chaos chaos-quick chaos-long simulated simulator
 
 # `PROFILE=dev` builds faster and runs slower.
 PROFILE ?= release
@@ -25,13 +25,13 @@ down: ## removes the local cluster, all of it
 
 SIMULATED = -p kontiki-chaos --no-default-features --features simulation
 
-test: setup ## format, lints, all tests, and what `make chaos` does; end-to-end tests and real clusters need root
+test: setup ## format, lints, all tests, simulated clusters; as root end-to-end tests and the quick scenarios too
 	@cargo fmt --all --check
 	@cargo clippy --workspace --all-targets --quiet -- -D warnings
 	@cargo clippy $(SIMULATED) --all-targets --quiet -- -D warnings
 	@cargo build --workspace --bins
 	@cargo nextest run --workspace
-	@$(MAKE) --no-print-directory $(if $(filter 0,$(shell id -u)),chaos PROFILE=dev,simulated)
+	@$(MAKE) --no-print-directory $(if $(filter 0,$(shell id -u)),chaos-quick PROFILE=dev,simulated)
 
 check: ## format and lints alone
 	@cargo fmt --all --check
@@ -48,6 +48,9 @@ bench: build ## the budget table, measured on this machine beside etcd
 chaos: simulated build ## hurts clusters, simulated and real, and checks that nothing acknowledged is lost: under 10 minutes
 	@$(BIN)/kontiki-chaos power-cut --cuts 200 --threads 4
 	@$(BIN)/kontiki-chaos run
+
+chaos-quick: simulated build ## the part of `make chaos` that every change must pass
+	@$(BIN)/kontiki-chaos run --quick
 
 MINUTES ?= 60
 chaos-long: build ## the same at random, until MINUTES (60) are over
