@@ -409,17 +409,21 @@ impl World {
         let (server, life, seen) = (site.server, site.life, &mut site.seen);
         let newest = seen.log.keys().next_back().copied().unwrap_or(0);
         let mut from = newest.saturating_sub(4).max(1);
+        let differs = |entry: &kontiki_store::simulation::Logged| {
+            seen.log.get(&entry.index).is_some_and(|known| *known != (entry.term, entry.hash))
+        };
         let look = loop {
             let Some(look) = store.look(from, 4096) else { return };
-            let differs = |entry: &kontiki_store::simulation::Logged| {
-                seen.log.get(&entry.index).is_some_and(|known| *known != (entry.term, entry.hash))
-            };
             // Another entry at the first place: the cut is further back.
             if look.log.first().is_some_and(differs) && from > look.purged + 1 && from > 1 {
                 from = from.saturating_sub(64).max(1);
                 continue;
             }
             break look;
+        };
+        let replaced = match look.log.first() {
+            Some(first) if first.index <= newest => differs(first),
+            _ => look.purged >= newest && newest > 0,
         };
         if !look.runs {
             return;
@@ -440,12 +444,6 @@ impl World {
                 record.saw(server, life, Fact::Voted(vote));
             }
         }
-        let replaced = match look.log.first() {
-            Some(first) if first.index <= newest => {
-                seen.log.get(&first.index).is_some_and(|known| *known != (first.term, first.hash))
-            }
-            _ => look.purged >= newest && newest > 0,
-        };
         if replaced {
             // All that was seen may have been cut off, or a snapshot may have taken its place: what is left of the log does not
             // tell.
