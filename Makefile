@@ -25,13 +25,13 @@ down: ## removes the local cluster, all of it
 
 SIMULATED = -p kontiki-chaos --no-default-features --features simulation
 
-test: setup ## format, lints, all tests, simulated clusters; as root end-to-end tests and the quick scenarios too
+test: setup ## format, lints, all tests, simulated clusters; as root end-to-end tests and `make chaos` too
 	@cargo fmt --all --check
 	@cargo clippy --workspace --all-targets --quiet -- -D warnings
 	@cargo clippy $(SIMULATED) --all-targets --quiet -- -D warnings
 	@cargo build --workspace --bins
 	@cargo nextest run --workspace
-	@$(MAKE) --no-print-directory $(if $(filter 0,$(shell id -u)),chaos-quick PROFILE=dev,simulated)
+	@$(MAKE) --no-print-directory $(if $(filter 0,$(shell id -u)),chaos PROFILE=dev,simulated)
 
 check: ## format and lints alone
 	@cargo fmt --all --check
