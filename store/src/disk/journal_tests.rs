@@ -326,6 +326,31 @@ fn a_failing_sync_acknowledges_nothing_and_ends_the_server() {
     });
 }
 
+/// A record that nobody waits for costs no write of its own, and is not forgotten.
+#[test]
+fn what_can_wait_is_written_with_what_cannot() {
+    in_virtual_time(async {
+        let named = |disk: &MemoryDisk| open(&disk.copy()).unwrap().1.named.get(VOTE).cloned();
+        let disk = MemoryDisk::new();
+        let (journal, _) = open(&disk).unwrap();
+        assert!(append(&journal, vec![(0, record(0, 10))]).await);
+        journal.put(VOTE, b"first".to_vec(), None).unwrap();
+        tokio::time::sleep(Duration::from_millis(10)).await;
+        assert_eq!(named(&disk), None);
+        assert!(append(&journal, vec![(1, record(1, 10))]).await);
+        assert_eq!(named(&disk).as_deref(), Some(&b"first"[..]));
+        // Many wait for nobody, or nobody would make room for them.
+        for number in 0..10_000u32 {
+            journal.put(VOTE, number.to_be_bytes().to_vec(), None).unwrap();
+            tokio::task::yield_now().await;
+        }
+        tokio::time::sleep(Duration::from_millis(10)).await;
+        assert!(named(&disk).is_some_and(|found| found[..] > 9_900u32.to_be_bytes()[..]));
+        stop(journal).await;
+        assert_eq!(named(&disk), Some(9_999u32.to_be_bytes().to_vec()));
+    });
+}
+
 /// What a killed process had written and never synced is built on by the next one: so that one syncs it first.
 #[test]
 fn what_was_read_back_survives_the_next_power_cut() {
@@ -335,7 +360,8 @@ fn what_was_read_back_survives_the_next_power_cut() {
             let (journal, _) = open(&disk).unwrap();
             assert!(append(&journal, vec![(0, record(0, 10))]).await);
             journal.put(VOTE, b"unsynced".to_vec(), None).unwrap();
-            tokio::time::sleep(Duration::from_millis(10)).await;
+            // The writer has nothing else to do.
+            tokio::time::sleep(Duration::from_millis(150)).await;
             disk.kill();
             let (_journal, contents) = open(&disk).unwrap();
             assert_eq!(contents.named[VOTE], b"unsynced");

@@ -24,7 +24,7 @@ pub(super) enum Job {
     Purge {
         below: u64,
     },
-    /// Durable by the next sync; `done` asks for one.
+    /// Durable by the next sync; `done` asks for one. Without it the record waits for company.
     Put {
         name: &'static [u8],
         value: Vec<u8>,
@@ -46,11 +46,18 @@ impl Job {
             _ => 0,
         }
     }
+
+    /// Nobody waits for it: it is written with what comes next, or when the writer has nothing to do.
+    fn can_wait(&self) -> bool {
+        matches!(self, Job::Put { done: None, .. })
+    }
 }
 
 /// Jobs and bytes that may wait; a caller past that blocks.
 const JOBS: usize = 4096;
 const BYTES: usize = 64 << 20;
+/// So many wake the writer, even where each could wait for company.
+const CROWD: usize = 64;
 /// Where blocking would stop the writer too, there is more room, and then an error.
 const INLINE: usize = 16;
 
@@ -97,9 +104,12 @@ impl Queue {
         state.bytes += job.bytes();
         state.count += 1;
         let number = state.count;
+        let wakes = !job.can_wait() || state.jobs.len() >= CROWD;
         state.jobs.push_back(job);
         drop(state);
-        self.wake.notify_one();
+        if wakes {
+            self.wake.notify_one();
+        }
         Ok(number)
     }
 
@@ -124,19 +134,28 @@ impl Queue {
     /// Waits for jobs and takes all there are. None: nothing came within `idle`. An empty group: the queue has ended.
     pub async fn take(&self, idle: Option<Duration>) -> Option<Vec<Job>> {
         loop {
-            {
-                let mut state = self.state.lock();
-                if !state.jobs.is_empty() || state.closed {
-                    state.bytes = 0;
-                    let jobs = Vec::from(std::mem::take(&mut state.jobs));
-                    self.room.notify_all();
-                    return Some(jobs);
-                }
+            if let Some(jobs) = self.take_where(|jobs| !jobs.iter().all(Job::can_wait)) {
+                return Some(jobs);
             }
             match idle {
                 None => self.wake.notified().await,
-                Some(idle) => tokio::time::timeout(idle, self.wake.notified()).await.ok()?,
+                Some(idle) => {
+                    if tokio::time::timeout(idle, self.wake.notified()).await.is_err() {
+                        return self.take_where(|jobs| !jobs.is_empty());
+                    }
+                }
             }
         }
+    }
+
+    fn take_where(&self, due: impl FnOnce(&VecDeque<Job>) -> bool) -> Option<Vec<Job>> {
+        let mut state = self.state.lock();
+        if !due(&state.jobs) && state.jobs.len() <= CROWD && !state.closed {
+            return None;
+        }
+        state.bytes = 0;
+        let jobs = Vec::from(std::mem::take(&mut state.jobs));
+        self.room.notify_all();
+        Some(jobs)
     }
 }
