@@ -28,6 +28,9 @@ pub struct Environment {
     pub labour: Labour,
 }
 
+/// The niceness of work that is done aside: a third of what others get, so that it comes to its end under any load.
+const ASIDE: libc::c_int = 5;
+
 /// Where work is done that waits for the disk.
 #[derive(Clone)]
 pub enum Labour {
@@ -48,6 +51,25 @@ impl Labour {
             Labour::Threads => tokio::task::spawn_blocking(work).await.map_err(|error| error.to_string()),
             Labour::Inline(_) => Ok(work()),
         }
+    }
+
+    /// As [`Labour::run`], for long work that nobody is kept waiting by: whatever else wants the processor goes first.
+    pub async fn run_aside<T: Send + 'static>(
+        &self,
+        work: impl FnOnce() -> T + Send + 'static,
+    ) -> Result<T, String> {
+        if let Labour::Inline(_) = self {
+            return Ok(work());
+        }
+        let (done, result) = tokio::sync::oneshot::channel();
+        let aside = move || {
+            // SAFETY: the call touches no memory. Where it is refused, the work goes on as anybody's.
+            unsafe { libc::setpriority(libc::PRIO_PROCESS, 0, ASIDE) };
+            drop(done.send(work()));
+        };
+        let thread = std::thread::Builder::new().name("kontiki-aside".to_string()).spawn(aside);
+        thread.map_err(|error| format!("no thread for it: {error}"))?;
+        result.await.map_err(|_| "the thread has died".to_string())
     }
 }
 

@@ -61,10 +61,9 @@ fn etcd_18667_all_members_apply_the_same_entry_to_the_same_bytes() {
             }
             if entry % 11 == 0 {
                 let (mut checkpoint, _) = Checkpoint::open(open.database.clone(), &open.labour).unwrap();
-                let dirty = Dirty {
-                    keys: (0..6).map(|n| format!("/{n}").into()).collect(),
-                    leases: (0..200).collect(),
-                };
+                let mut dirty = Dirty::default();
+                dirty.leases.extend(0..200);
+                (0..6).for_each(|n| dirty.key(format!("/{n}").as_bytes(), true));
                 let plan = checkpoint.advance(restored.clone(), dirty, Vec::new()).unwrap();
                 checkpoint.write(plan).unwrap();
                 let (_, found) = Checkpoint::open(open.database.clone(), &open.labour).unwrap();

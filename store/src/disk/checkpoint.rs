@@ -16,7 +16,7 @@
 //! The head also tells how many records count, and a sum over which ones they are: a record that was lost, or came back
 //! older, is noticed on opening.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use bytes::Bytes;
@@ -90,8 +90,19 @@ struct Head {
 /// What has changed since the last checkpoint.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Dirty {
-    pub keys: BTreeSet<Bytes>,
+    /// Each with whether the last checkpoint has it.
+    keys: BTreeMap<Bytes, bool>,
     pub leases: BTreeSet<LeaseId>,
+}
+
+impl Dirty {
+    /// Takes note of a change to a key, which was there before it or not. Changes come in order.
+    pub fn key(&mut self, key: &[u8], was_there: bool) {
+        if !self.keys.contains_key(key) {
+            // A copy: a key that is shared with its entry would cost more than it does, for good.
+            self.keys.insert(Bytes::copy_from_slice(key), was_there);
+        }
+    }
 }
 
 pub(crate) struct Checkpoint {
@@ -114,7 +125,8 @@ pub(crate) struct Restored {
 pub(crate) struct Plan {
     state: Machine,
     head: Head,
-    keys: Vec<Bytes>,
+    /// Each with whether there may be an older record of it.
+    keys: Vec<(Bytes, bool)>,
     leases: Vec<LeaseId>,
     /// Keys and leases done.
     done: usize,
@@ -137,9 +149,14 @@ impl Plan {
 
     fn name(&self, number: usize) -> Vec<u8> {
         match self.keys.get(number) {
-            Some(key) => entry_name(key),
+            Some((key, _)) => entry_name(key),
             None => lease_name(self.leases[number - self.keys.len()]),
         }
+    }
+
+    /// Whether a record under the name may be superseded.
+    fn is_known(&self, number: usize) -> bool {
+        self.keys.get(number).is_none_or(|(_, known)| *known)
     }
 }
 
@@ -184,7 +201,8 @@ impl Checkpoint {
 
     /// Plans to write a state that replaces the old one.
     pub fn replace(&mut self, state: Machine, position: Vec<u8>) -> Result<Plan, DiskError> {
-        let keys = state.view().current.values().map(|entry| entry.key.clone()).collect();
+        // All that was there before is swept at once.
+        let keys = state.view().current.values().map(|entry| (entry.key.clone(), false)).collect();
         let leases = state.leases().table().keys().copied().collect();
         self.plan(state, keys, leases, position, true)
     }
@@ -192,7 +210,7 @@ impl Checkpoint {
     fn plan(
         &mut self,
         state: Machine,
-        keys: Vec<Bytes>,
+        keys: Vec<(Bytes, bool)>,
         leases: Vec<LeaseId>,
         position: Vec<u8>,
         replaces: bool,
@@ -236,7 +254,9 @@ impl Checkpoint {
             Phase::Sweep => {
                 let mut changes = Changes::default();
                 while plan.done < plan.names() && changes.0.len() < SWEEP {
-                    self.superseded(&plan.name(plan.done), &mut changes)?;
+                    if plan.is_known(plan.done) {
+                        self.superseded(&plan.name(plan.done), &mut changes)?;
+                    }
                     plan.done += 1;
                 }
                 self.db.apply(changes)?;
@@ -268,13 +288,12 @@ impl Checkpoint {
         let number = plan.head.number;
         while plan.done < plan.names() && bytes < self.stride {
             let name = plan.name(plan.done);
-            if plan.head.base != number
-                && let Some(old) = self.counting(&name)?
-            {
+            let known = plan.head.base != number && plan.is_known(plan.done);
+            if known && let Some(old) = self.counting(&name)? {
                 plan.head.content.remove(&name, old);
             }
             let (gone, size) = match plan.keys.get(plan.done) {
-                Some(key) => match plan.state.view().get(key) {
+                Some((key, _)) => match plan.state.view().get(key) {
                     Some(entry) => (false, put_entry(&mut changes, &name, number, &entry)),
                     None => (true, 0),
                 },
@@ -289,11 +308,11 @@ impl Checkpoint {
                     }
                 }
             };
-            if gone {
+            if gone && known {
                 // Says that what older checkpoints have under the name counts no more.
                 let chunk = (name[0] == b'e').then_some(0);
                 changes.put(place(&name, number, chunk), Vec::new());
-            } else {
+            } else if !gone {
                 plan.head.content.add(&name, number);
             }
             bytes += size + name.len() + 64;

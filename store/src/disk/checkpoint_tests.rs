@@ -17,8 +17,8 @@ use crate::types::{Op, Txn};
 
 fn apply(machine: &mut Machine, dirty: &mut Dirty, commands: Vec<Command>) {
     let applied = machine.apply(Batch { time: 1, commands });
-    for event in applied.events {
-        dirty.keys.extend(event.changes.iter().map(|change| change.entry.key.clone()));
+    for change in applied.events.iter().flat_map(|event| event.changes.iter()) {
+        dirty.key(&change.entry.key, change.previous.is_some());
     }
     dirty.leases.extend(applied.leases);
 }

@@ -6,7 +6,6 @@
 use std::io;
 use std::sync::{Arc, OnceLock};
 
-use bytes::Bytes;
 use futures::{Stream, StreamExt};
 use openraft::storage::{ApplyResponder, EntryResponder, RaftSnapshotBuilder, RaftStateMachine};
 use openraft::{EntryPayload, OptionalSend};
@@ -134,18 +133,14 @@ impl RaftMachine {
         mut checkpoint: OwnedMutexGuard<Checkpoint>,
         mut plan: Plan,
     ) -> Result<OwnedMutexGuard<Checkpoint>, DiskError> {
-        match &self.shared.disk.labour {
-            Labour::Threads => {
-                let work = move || checkpoint.write(plan).map(|()| checkpoint);
-                tokio::task::spawn_blocking(work).await.map_err(|error| DiskError::Io(error.to_string()))?
+        let labour = &self.shared.disk.labour;
+        if let Labour::Inline(pace) = labour {
+            while checkpoint.step(&mut plan)? {
+                tokio::time::sleep(pace.sync()).await;
             }
-            Labour::Inline(pace) => {
-                while checkpoint.step(&mut plan)? {
-                    tokio::time::sleep(pace.sync()).await;
-                }
-                Ok(checkpoint)
-            }
+            return Ok(checkpoint);
         }
+        labour.run_aside(move || checkpoint.write(plan).map(|()| checkpoint)).await.map_err(DiskError::Io)?
     }
 
     /// Ends the process; in a simulation, the server.
@@ -182,12 +177,9 @@ impl Shared {
             progress.position.membership = membership;
         }
         for Applied { events, leases, .. } in &applied {
-            // A copy: a key that is shared with its entry would cost more than it does, for good.
-            let keys = events
-                .iter()
-                .flat_map(|event| event.changes.iter())
-                .map(|change| Bytes::copy_from_slice(&change.entry.key));
-            progress.dirty.keys.extend(keys);
+            for change in events.iter().flat_map(|event| event.changes.iter()) {
+                progress.dirty.key(&change.entry.key, change.previous.is_some());
+            }
             progress.dirty.leases.extend(leases);
         }
         drop(progress);
