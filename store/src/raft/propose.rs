@@ -34,7 +34,7 @@ const KEPT_FREE: usize = 1024;
 const GROUP_COUNT: usize = 512;
 const GROUP_BYTES: usize = 256 << 10;
 /// Groups under way at once: enough to fill the pipe, few enough that what waits is gathered.
-const GROUPS: usize = 2;
+const GROUPS: usize = 1;
 /// Time beyond a request's own that its caller gives the outcome to come back in.
 const GRACE: Duration = Duration::from_millis(250);
 
