@@ -12,9 +12,10 @@ use tracing_subscriber::EnvFilter;
 #[global_allocator]
 static ALLOCATOR: tikv_jemallocator::Jemalloc = tikv_jemallocator::Jemalloc;
 
-/// Few arenas, and pages that are given back within a second: a server's memory is what it holds. No thread of its own.
+/// Few arenas, and pages that are given back within a second, by a thread of its own where nothing else happens: a server's
+/// memory is what it holds.
 #[unsafe(export_name = "_rjem_malloc_conf")]
-pub static MALLOC_CONF: &[u8; 46] = b"narenas:2,dirty_decay_ms:500,muzzy_decay_ms:0\0";
+pub static MALLOC_CONF: &[u8; 69] = b"narenas:2,dirty_decay_ms:500,muzzy_decay_ms:0,background_thread:true\0";
 
 /// A Kubernetes control plane on a raft: one program, one port, containerd on the nodes.
 #[derive(Parser)]

@@ -30,7 +30,7 @@ static ALLOCATOR: tikv_jemallocator::Jemalloc = tikv_jemallocator::Jemalloc;
 
 /// Few arenas, and pages that are given back within a second: a server's memory is what it holds.
 #[unsafe(export_name = "_rjem_malloc_conf")]
-pub static MALLOC_CONF: &[u8; 46] = b"narenas:2,dirty_decay_ms:500,muzzy_decay_ms:0\0";
+pub static MALLOC_CONF: &[u8; 69] = b"narenas:2,dirty_decay_ms:500,muzzy_decay_ms:0,background_thread:true\0";
 
 type Failure = Box<dyn std::error::Error>;
 
