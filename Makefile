@@ -49,7 +49,7 @@ chaos: simulated build ## hurts clusters, simulated and real, and checks that no
 	@$(BIN)/kontiki-chaos power-cut --cuts 200 --threads 4
 	@$(BIN)/kontiki-chaos run
 
-chaos-quick: simulated build ## the part of `make chaos` that every change must pass
+chaos-quick: simulated build ## `make chaos` without power cuts and the longer scenarios
 	@$(BIN)/kontiki-chaos run --quick
 
 MINUTES ?= 60

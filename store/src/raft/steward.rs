@@ -14,7 +14,8 @@ use crate::housekeeping::{self, Limits};
 use crate::types::StoreError;
 
 const EVERY: Duration = Duration::from_millis(200);
-const DISK_EVERY: Duration = Duration::from_secs(1);
+/// What large values can write meanwhile stays on disk until the next look.
+const DISK_EVERY: Duration = Duration::from_millis(250);
 /// A checkpoint at the latest after this much log, or this long after something was applied.
 const CHECKPOINT_BYTES: u64 = 48 << 20;
 const CHECKPOINT_EVERY: Duration = Duration::from_secs(60);
