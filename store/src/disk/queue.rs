@@ -67,6 +67,8 @@ struct State {
     bytes: usize,
     /// Jobs that were ever enqueued: numbers them.
     count: u64,
+    /// What waits is not to wait any longer.
+    due: bool,
     /// Nobody will enqueue any more, or nobody will write.
     closed: bool,
 }
@@ -105,6 +107,7 @@ impl Queue {
         state.count += 1;
         let number = state.count;
         let wakes = !job.can_wait() || state.jobs.len() >= CROWD;
+        state.due |= wakes;
         state.jobs.push_back(job);
         drop(state);
         if wakes {
@@ -134,26 +137,26 @@ impl Queue {
     /// Waits for jobs and takes all there are. None: nothing came within `idle`. An empty group: the queue has ended.
     pub async fn take(&self, idle: Option<Duration>) -> Option<Vec<Job>> {
         loop {
-            if let Some(jobs) = self.take_where(|jobs| !jobs.iter().all(Job::can_wait)) {
+            if let Some(jobs) = self.take_where(|state| state.due) {
                 return Some(jobs);
             }
             match idle {
                 None => self.wake.notified().await,
                 Some(idle) => {
                     if tokio::time::timeout(idle, self.wake.notified()).await.is_err() {
-                        return self.take_where(|jobs| !jobs.is_empty());
+                        return self.take_where(|state| !state.jobs.is_empty());
                     }
                 }
             }
         }
     }
 
-    fn take_where(&self, due: impl FnOnce(&VecDeque<Job>) -> bool) -> Option<Vec<Job>> {
+    fn take_where(&self, wanted: impl FnOnce(&State) -> bool) -> Option<Vec<Job>> {
         let mut state = self.state.lock();
-        if !due(&state.jobs) && state.jobs.len() <= CROWD && !state.closed {
+        if !wanted(&state) && !state.closed {
             return None;
         }
-        state.bytes = 0;
+        (state.bytes, state.due) = (0, false);
         let jobs = Vec::from(std::mem::take(&mut state.jobs));
         self.room.notify_all();
         Some(jobs)
